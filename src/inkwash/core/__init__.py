@@ -1,0 +1,1 @@
+"""Gaussian diffusion mathematics: levels, schedules, predictions, spacings, noise. Imports torch only."""
