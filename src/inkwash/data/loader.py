@@ -1,0 +1,202 @@
+"""Batches by number: `batch(step)` is a pure function of (data, seed, step), so resuming is calling it with the next step.
+
+Global batch `step` covers positions step*B .. step*B + B - 1 of an endless sequence of epochs, each a permutation of the data; rank r of
+W takes the r-th of W equal slices, so the ranks' union is the batch of one process. An unreadable item is replaced by the next readable
+one. Nothing depends on what was loaded before; the prefetch thread and the pixel cache change the speed only.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inkwash.data.arrays import Progress, cached_array
+from inkwash.data.item import Source, fingerprint_of
+from inkwash.data.preflight import LIMIT, Quarantine, preflight, refuse_above
+from inkwash.data.shuffle import coin, permute
+from inkwash.data.source import distinct, origin
+from inkwash.data.transform import Mode, decode, fit
+from inkwash.errors import DataError, UsageError
+
+
+class Pick(NamedTuple):
+    """Which items a batch holds: `index` counts distinct items; `flipped` says which are mirrored left to right."""
+
+    index: Tensor  # type: ignore[assignment]                                          # (B,) int64
+    flipped: Tensor                                                                     # (B,) bool
+
+
+class Batch(NamedTuple):
+    """`index` counts distinct items, so it addresses caches; `images` are already flipped where `flipped` says so."""
+
+    images: Tensor                                                                      # (B, 3, H, W) uint8
+    captions: list[str]
+    keys: list[str]
+    index: Tensor  # type: ignore[assignment]                                          # (B,) int64
+    flipped: Tensor                                                                     # (B,) bool
+
+
+class Loader:
+    """Square images of side `size` from `source`, `batch_size` over all ranks.
+
+    mode: "crop" (centre) or "pad" (white). flip: mirror each item with probability 1/2 in every epoch. cache: a folder for decoded pixels
+    and for the check before the first batch. quarantine: a file for unreadable items. limit: their largest share.
+    Raises UsageError `bad_batch`; DataError `too_many_unreadable`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        size: int,
+        seed: int = 0,
+        mode: Mode = "crop",
+        flip: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        cache: Path | None = None,
+        quarantine: Path | None = None,
+        limit: float = LIMIT,
+        prefetch: int = 2,
+        progress: Progress | None = None,
+    ) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise UsageError("bad_batch", f"the batch size {batch_size} must be a positive multiple of the {world} processes")
+        assert 0 <= rank < world
+        if not len(source):
+            raise DataError("data_empty", "the data source holds 0 images; name a path that has some")
+        self.source, self.base = source, distinct(source)
+        self.batch_size, self.size, self.seed, self.mode, self.flip = batch_size, size, seed, mode, flip
+        self.rank, self.world = rank, world
+        self.quarantine = Quarantine(self.base, quarantine)
+        self._pixels: np.ndarray | None = None
+        bad: dict[int, str]
+        if cache is None:
+            bad = preflight(self.base, limit=limit, progress=progress)
+        else:
+            self._pixels, bad = pixel_cache(self.base, size, mode, Path(cache), limit=limit, progress=progress)
+        for index, why in sorted(bad.items()):
+            self.quarantine.add(index, why, record=rank == 0)
+        self._ahead = prefetch
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="inkwash-data") if prefetch else None
+        self._pending: dict[int, Future[Batch]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the sequence of batches: store it in a checkpoint and compare before resuming."""
+        return fingerprint_of("loader", [self.source.fingerprint, self.batch_size, self.size, self.seed, self.mode, self.flip])
+
+    def epoch(self, step: int) -> float:
+        """Epochs completed before this step."""
+        return step * self.batch_size / len(self.source)
+
+    def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        position = np.arange(first, first + share, dtype=np.int64)
+        epoch, offset = np.divmod(position, len(self.source))
+        index = permute(offset, len(self.source), self.seed, epoch)                    # (B,) with repeats
+        return epoch, index, origin(self.source, index)
+
+    def pick(self, step: int) -> Pick:
+        """The items of this rank's part of a global batch. Decodes only items that were never seen to decode and are not cached."""
+        epoch, index, base = self._positions(step)
+        chosen = [self.quarantine.usable(int(i), self._try) for i in base]
+        flipped = coin(self.seed, epoch, index) if self.flip else np.zeros(len(base), dtype=bool)
+        return Pick(torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))
+
+    def _try(self, index: int) -> str | None:
+        if self._pixels is not None:
+            return None                                                                 # the cache named all that fail
+        try:
+            decode(self.base[index], hint=self.size)
+        except DataError as error:
+            return error.message
+        return None
+
+    def _image(self, index: int) -> Tensor:
+        if self._pixels is not None:
+            return torch.from_numpy(np.array(self._pixels[index]))                     # (3, H, W)
+        return fit(decode(self.base[index], hint=self.size), self.size, self.mode)
+
+    def _load(self, step: int) -> Batch:
+        epoch, index, base = self._positions(step)
+        flipped = coin(self.seed, epoch, index) if self.flip else np.zeros(len(base), dtype=bool)
+        images, chosen = [], []
+        for wanted, mirror in zip(base, flipped, strict=True):
+            held: dict[int, Tensor] = {}
+
+            def attempt(candidate: int, held: dict[int, Tensor] = held) -> str | None:
+                try:
+                    held[candidate] = self._image(candidate)
+                except DataError as error:
+                    return error.message
+                return None
+
+            found = self.quarantine.usable(int(wanted), attempt)
+            images.append(held[found].flip(-1) if mirror else held[found])
+            chosen.append(found)
+        return Batch(torch.stack(images), [self.base.caption(i) for i in chosen], [self.base.key(i) for i in chosen],
+                     torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))
+
+    def batch(self, step: int) -> Batch:
+        """This rank's part of global batch `step`, from 0. The next ones are prepared in the background."""
+        if step < 0:
+            raise IndexError(step)
+        if self._pool is None:
+            return self._load(step)
+        with self._lock:
+            wanted = range(step, step + 1 + self._ahead)
+            for old in [key for key in self._pending if key not in wanted]:
+                self._pending.pop(old).cancel()
+            for key in wanted:
+                if key not in self._pending:
+                    self._pending[key] = self._pool.submit(self._load, key)
+            future = self._pending.pop(step)
+        return future.result()
+
+    def summary(self) -> str:
+        """What was set aside, in one sentence; "" when nothing was."""
+        return self.quarantine.summary()
+
+    def close(self) -> None:
+        """Stop the background thread."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+
+def pixel_cache(source: Source, size: int, mode: Mode, folder: Path, *, limit: float = LIMIT,
+                progress: Progress | None = None) -> tuple[np.ndarray, dict[int, str]]:
+    """All items decoded and fitted once: uint8 (N, 3, size, size) on disk, and the reasons of those that failed (their rows are zero)."""
+    bad: dict[int, str] = {}
+    notes: dict[str, list[list[object]]] = {}
+
+    def compute(rows: range) -> np.ndarray:
+        out = np.zeros((len(rows), 3, size, size), dtype=np.uint8)
+        for slot, index in enumerate(rows):
+            try:
+                out[slot] = fit(decode(source[index], hint=size), size, mode).numpy()
+            except DataError as error:
+                bad[index] = error.message
+        refuse_above(source, bad, rows.stop, limit, early=rows.stop < len(source))
+        notes["unreadable"] = [[index, why] for index, why in sorted(bad.items())]
+        return out
+
+    key = fingerprint_of("pixels", [source.fingerprint, size, mode, 1])
+    path = folder / f"pixels-{size}-{key[:12]}.npy"
+    array = cached_array(path, key, len(source), (3, size, size), "uint8", compute, notes=notes, progress=progress)
+    return array, {int(str(index)): str(why) for index, why in notes.get("unreadable", [])}

@@ -1,0 +1,114 @@
+"""Reading every image once before training: a few bad ones are set aside, many stop the run.
+
+Damaged images are named in quarantine.jsonl and replaced by the next readable item, a rule that depends on the data alone. Above the
+limit (2 % of the items) something is wrong with the data set itself, and training on the rest would hide it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from inkwash.data.arrays import Progress, write_text
+from inkwash.data.item import Source
+from inkwash.data.transform import decode
+from inkwash.errors import DataError
+
+LIMIT = 0.02
+SAMPLE = 50_000
+
+
+def reason(source: Source, index: int) -> str | None:
+    """Why the item cannot be used, or None. Reads and decodes it."""
+    try:
+        decode(source[index], hint=32)
+    except DataError as error:
+        return error.message
+    return None
+
+
+def preflight(source: Source, *, limit: float = LIMIT, sample: int = SAMPLE, cache: Path | None = None,
+              progress: Progress | None = None) -> dict[int, str]:
+    """Unreadable items among all of them (at most `sample`, evenly spread): {index: reason}.
+
+    The result is kept in `cache` under the fingerprint. Raises DataError `too_many_unreadable` above `limit`.
+    """
+    count = len(source)
+    chosen = np.arange(count) if count <= sample else np.linspace(0, count - 1, sample).astype(np.int64)
+    stored = None if cache is None else Path(cache) / f"preflight-{source.fingerprint}-{len(chosen)}.json"
+    if stored is not None and stored.is_file():
+        bad = {int(index): str(why) for index, why in json.loads(stored.read_text())}
+    else:
+        bad = {}
+        for done, index in enumerate(chosen.tolist(), 1):
+            why = reason(source, index)
+            if why is not None:
+                bad[index] = why
+                refuse_above(source, bad, done, limit, early=done < len(chosen))
+            if progress is not None and (done % 64 == 0 or done == len(chosen)):
+                progress(done, len(chosen), "checking images")
+        if stored is not None:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            write_text(stored, json.dumps(sorted(bad.items())))
+    refuse_above(source, bad, len(chosen), limit)
+    return bad
+
+
+def refuse_above(source: Source, bad: Mapping[int, str], checked: int, limit: float, *, early: bool = False) -> None:
+    """Raise DataError `too_many_unreadable` when `bad` is above `limit` of `checked`; with `early`, when it must end above `limit` of all."""
+    allowed = math.floor(limit * (len(source) if early else checked))
+    if len(bad) > max(allowed, 10 if early else 0):
+        first = ", ".join(repr(source.where(index)) for index in sorted(bad)[:10])
+        raise DataError("too_many_unreadable", f"{len(bad)} of {checked} images checked cannot be read; the limit is {limit:.0%}. "
+                                               f"List them all: inkwash data check PATH. First: {first}")
+
+
+class Quarantine:
+    """The set of unusable items, and its file: one JSON object a line, with index, key, where and reason. Lines are never repeated."""
+
+    def __init__(self, source: Source, path: Path | None) -> None:
+        self._source = source
+        self._path = None if path is None else Path(path)
+        self.reasons: dict[int, str] = {}
+        self._written: set[str] = set()
+        self._lock = threading.Lock()
+        if self._path is not None and self._path.is_file():
+            self._written = {str(json.loads(line)["key"]) for line in self._path.read_text().splitlines() if line.strip()}
+
+    def add(self, index: int, why: str, *, record: bool = True) -> None:
+        """Set one item aside, and write its line unless another process does."""
+        with self._lock:
+            if index in self.reasons:
+                return
+            self.reasons[index] = why
+            key = self._source.key(index)
+            if record and self._path is not None and key not in self._written:
+                self._written.add(key)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps({"index": index, "key": key, "where": self._source.where(index), "reason": why}) + "\n")
+
+    def usable(self, index: int, try_item: Callable[[int], str | None]) -> int:
+        """`index`, or the next item (cyclically) for which `try_item` has no complaint. Raises DataError when there is none."""
+        count = len(self._source)
+        for offset in range(count):
+            candidate = (index + offset) % count
+            if candidate in self.reasons:
+                continue
+            why = try_item(candidate)
+            if why is None:
+                return candidate
+            self.add(candidate, why)
+        raise DataError("data_unreadable", f"none of the {count} images can be read; list the reasons: inkwash data check PATH")
+
+    def summary(self) -> str:
+        """One sentence for the end of a run; "" when nothing was set aside."""
+        if not self.reasons:
+            return ""
+        place = f"; see {str(self._path)!r}" if self._path is not None else ""
+        return f"{len(self.reasons)} of {len(self._source)} images could not be read and were replaced by their neighbours{place}"
