@@ -1,0 +1,192 @@
+"""A model on disk: a folder in the diffusers layout, plus what mathematics and proof need.
+
+    model_index.json            parts and their classes
+    inkwash.json                ModelInfo: process, prediction, statistics, sizes, defaults, card, vocabulary
+    manifest.json               SHA-256 of every tensor and of every other file
+    unet|transformer/ vae/ text_encoder/ conditioner/    config.json + safetensors
+    tokenizer/tokenizer.json    scheduler/scheduler_config.json
+
+A part's config.json holds the text of a NetworkConfig; `parse(text, NetworkConfig).build()` makes the module and the tensors fill it.
+Every write is atomic and durable, and every read is checked against the manifest. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inkwash.errors import CheckpointError, UsageError
+from inkwash.io.durable import write_text
+from inkwash.io.info import INFO, ModelInfo, info_text, read_info
+from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
+from inkwash.nn.config import NetworkConfig
+from inkwash.tokenizer import Tokenizer
+from inkwash.value import parse
+
+DIFFUSERS_PARTS = ("unet", "transformer", "vae")
+_MATHS = ("process", "prediction", "gauge", "sigma_data", "coordinate", "network", "codec", "channels", "factor", "mean", "std",
+          "conditioning", "length")
+
+
+def weights_name(name: str) -> str:
+    """The file that holds a part's tensors, as diffusers and transformers call it."""
+    return "diffusion_pytorch_model.safetensors" if name in DIFFUSERS_PARTS else "model.safetensors"
+
+
+def save_part(folder: Path, name: str, module: nn.Module, config: NetworkConfig | None = None, dtype: torch.dtype | None = None) -> None:
+    """Writes one part and enters it in the manifest. `config` is `module.config` unless given; `dtype` casts the floating tensors."""
+    value = config if config is not None else module.config
+    if not isinstance(value, NetworkConfig):
+        raise TypeError(f"the config of part {name!r} must be a NetworkConfig, got {type(value).__name__}")
+    where = folder / name
+    where.mkdir(parents=True, exist_ok=True)
+    tensors = {key: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+               for key, tensor in module.state_dict().items()}
+    text = json.dumps({"_class_name": type(module).__name__, "config": repr(value)}, indent=1) + "\n"
+    write_text(where / "config.json", text)
+    entry = save_tensors(where / weights_name(name), tensors, {"format": "pt", "inkwash.config": repr(value)})
+    _enter(folder, {f"{name}/config.json": _entry(text), f"{name}/{weights_name(name)}": entry})
+
+
+def load_part(folder: Path, name: str) -> nn.Module:
+    """The module of one part, in float32 and eval mode, its tensors checked against the manifest.
+
+    Raises CheckpointError: `model_damaged`, `ckpt_corrupt` naming the tensor, `unsafe_format`, `arch_mismatch` with the first differences.
+    """
+    config = part_config(folder, name)
+    path = folder / name / weights_name(name)
+    tensors = load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
+    with torch.device("meta"):
+        module = config.build()
+    _require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
+    module = module.to_empty(device="cpu") if _all_stored(module) else config.build()
+    module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
+    return module.eval()
+
+
+def part_config(folder: Path, name: str) -> NetworkConfig:
+    """The config of a part, without its tensors."""
+    register_networks()
+    path = folder / name / "config.json"
+    raw = _read_json(folder, f"{name}/config.json")
+    try:
+        return parse(str(raw["config"]), NetworkConfig)  # type: ignore[type-abstract]
+    except (KeyError, TypeError, UsageError) as error:
+        raise CheckpointError("model_damaged", f'"{path}": cannot build the part: {error}; restore the file') from None
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Writes tokenizer/tokenizer.json; the length is part of ModelInfo."""
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    write_text(folder / "tokenizer" / "tokenizer.json", tokenizer.text())
+    _enter(folder, {"tokenizer/tokenizer.json": _entry(tokenizer.text())})
+
+
+def load_tokenizer(folder: Path, length: int) -> Tokenizer:
+    """The tokenizer of a model. Raises CheckpointError `model_damaged`."""
+    _checked_text(folder, "tokenizer/tokenizer.json")
+    return Tokenizer.load(folder / "tokenizer" / "tokenizer.json", length)
+
+
+def save_info(folder: Path, info: ModelInfo) -> None:
+    """Writes inkwash.json, model_index.json and the scheduler's config. Call it last: it completes a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index: dict[str, Any] = {"_class_name": "Pipeline", "_inkwash_version": info.inkwash, "scheduler": ["inkwash", info.process.split("(")[0]]}
+    for path in sorted(folder.glob("*/config.json")):
+        index[path.parent.name] = ["inkwash", json.loads(path.read_text("utf-8"))["_class_name"]]
+    if (folder / "tokenizer" / "tokenizer.json").is_file():
+        index["tokenizer"] = ["tokenizers", "Tokenizer"]
+    (folder / "scheduler").mkdir(exist_ok=True)
+    texts = {INFO: info_text(info), "model_index.json": json.dumps(index, indent=1) + "\n",
+             "scheduler/scheduler_config.json": json.dumps({"_class_name": "Schedule", "process": info.process,
+                                                            "prediction": info.prediction, "gauge": info.gauge}, indent=1) + "\n"}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    _enter(folder, {name: _entry(text) for name, text in texts.items()})
+
+
+def load_info(folder: Path) -> ModelInfo:
+    """`read_info`, compared with the manifest."""
+    info = read_info(folder)
+    _checked_text(folder, INFO)
+    return info
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 of what decides the pixels: tensors, configs, tokenizer and the mathematics of inkwash.json; not the card or the defaults."""
+    info = read_info(folder)
+    files = {name: entry.get("tensors", entry.get("sha256")) for name, entry in read_manifest(folder).items() if "/" in name}
+    maths = {name: getattr(info, name) for name in _MATHS}
+    return hashlib.sha256(json.dumps([maths, files], sort_keys=True).encode()).hexdigest()
+
+
+def register_networks() -> None:
+    """Imports every module of `inkwash.nn`, so that each network's config is known by name."""
+    import inkwash.nn as package
+
+    importlib.import_module("inkwash.condition")
+    for item in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{item.name}")
+
+
+def _enter(folder: Path, entries: Mapping[str, Entry]) -> None:
+    known = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    write_manifest(folder, {**known, **entries})
+
+
+def _entry(text: str) -> Entry:
+    data = text.encode("utf-8")
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _listed(folder: Path, name: str) -> Entry:
+    entry = read_manifest(folder).get(name)
+    if entry is None:
+        raise CheckpointError("model_damaged", f'"{folder / MANIFEST}" does not list "{name}"; the folder is incomplete, restore it')
+    return entry
+
+
+def _checked_text(folder: Path, name: str) -> str:
+    entry = _listed(folder, name)
+    try:
+        text = (folder / name).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError("model_damaged", f'cannot read "{folder / name}": {error}; restore the file') from None
+    if _entry(text) != {"bytes": entry.get("bytes"), "sha256": entry.get("sha256")}:
+        raise CheckpointError("model_damaged", f'"{folder / name}": sha256 mismatch with {MANIFEST}; restore the file')
+    return text
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(_checked_text(folder, name))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError("model_damaged", f'cannot read "{folder / name}": {error}; restore the file') from None
+    if not isinstance(raw, dict):
+        raise CheckpointError("model_damaged", f'"{folder / name}" is not a JSON object; restore the file')
+    return raw
+
+
+def _all_stored(module: nn.Module) -> bool:
+    """True when every parameter and buffer is in the state dict, so that none needs the values it is built with."""
+    stored = set(module.state_dict())
+    return all(name in stored for name, _ in (*module.named_parameters(), *module.named_buffers()))
+
+
+def _require_match(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    differences = [f"{name}: expected {expected.get(name, 'nothing')}, found {shapes.get(name, 'nothing')}"
+                   for name in sorted({*expected, *shapes}) if expected.get(name) != shapes.get(name)]
+    if differences:
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise CheckpointError("arch_mismatch", f'"{path}" does not fit its config: {"; ".join(differences[:5])}{more}; use the matching config')
