@@ -1,0 +1,102 @@
+"""One evaluation of many unlike requests: gather all branches, call each model once, scatter the weighted sums.
+
+N samples, each with its own level, guidance and conditions, need sum_i k_i branches. They are sorted by model into one batch each;
+a model sees (x, level, condition) rows and never knows whose they are. With `micro_batch` every call has exactly that many rows, the
+last one filled up by repetition. The shape a model sees is then always the same, and so are the bits of a row whatever its
+neighbours are: fused guidance equals two passes, and a batch equals its samples alone.
+Adjustments run on one sample at a time, since a reduction over a batch may sum in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from inkwash.cond import Cond
+from inkwash.core.level import Level
+from inkwash.errors import UsageError
+from inkwash.guide.guidance import Branch, Guidance
+
+Denoise = Callable[[Tensor, Level, Cond], Tensor]
+T = TypeVar("T")
+
+
+class _Row(NamedTuple):
+    sample: int
+    slot: int
+    branch: Branch
+
+
+def evaluate(models: Mapping[str, Denoise], x: Tensor, level: Level, guidances: Sequence[Guidance], conds: Mapping[str, Cond],
+             micro_batch: int | None = None) -> tuple[Tensor, Tensor]:
+    """Guided x0 (N, ...) and the network evaluations spent on each sample (N,) int64.
+
+    x (N, ...); level.alpha and level.sigma (N,); one guidance per sample; conds by name, each for all N samples.
+    micro_batch: rows per network call, None for one call of whatever size. Raises UsageError `unknown_branch` when a guidance asks
+    for a model or a condition that is not there, ValueError when sizes differ.
+    """
+    count = x.shape[0]
+    sizes = {"level": level.alpha.numel(), "guidances": len(guidances), **{f"conds[{name!r}]": cond.batch for name, cond in conds.items()}}
+    if wrong := {name: size for name, size in sizes.items() if size != count}:
+        raise ValueError(f"evaluate got {count} samples but {wrong}")
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro_batch is {micro_batch}; expected at least 1 or None")
+    if count == 0:
+        return x, torch.zeros(0, dtype=torch.long)
+
+    plans = [guidance.branches(lam) for guidance, lam in zip(guidances, level.lam.tolist())]
+    parts: list[list[Tensor]] = [[x[:0]] * len(plan) for plan in plans]
+    for name, rows in _by_model(plans).items():
+        out = _call(_find(models, name, "model"), x, level, rows, conds, micro_batch)
+        for i, row in enumerate(rows):
+            parts[row.sample][row.slot] = out[i : i + 1]
+    done = [_combine(guidances[i], plans[i], tuple(parts[i]), x[i : i + 1], level.take(torch.tensor([i]))) for i in range(count)]
+    return torch.cat(done), torch.tensor([len(plan) for plan in plans])
+
+
+def _by_model(plans: Sequence[tuple[Branch, ...]]) -> dict[str, list[_Row]]:
+    """Rows of each model, those of one condition together."""
+    rows = [_Row(i, k, branch) for i, plan in enumerate(plans) for k, branch in enumerate(plan)]
+    rows.sort(key=lambda row: (row.branch.model, row.branch.cond))
+    grouped: dict[str, list[_Row]] = {}
+    for row in rows:
+        grouped.setdefault(row.branch.model, []).append(row)
+    return grouped
+
+
+def _call(model: Denoise, x: Tensor, level: Level, rows: Sequence[_Row], conds: Mapping[str, Cond], micro_batch: int | None) -> Tensor:
+    size = micro_batch or len(rows)
+    out = []
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        padded = [row.sample for row in some] + [some[-1].sample] * (size - len(some))
+        index = torch.tensor(padded)
+        y = model(x[index.to(x.device)], level.take(index), _gather(some, conds).pad(size))  # (size, ...)
+        out.append(y[: len(some)])
+    return torch.cat(out)
+
+
+def _gather(rows: Sequence[_Row], conds: Mapping[str, Cond]) -> Cond:
+    """The conditions of the rows, which come sorted by name."""
+    indices: dict[str, list[int]] = {}
+    for row in rows:
+        indices.setdefault(row.branch.cond, []).append(row.sample)
+    return Cond.cat([_find(conds, name, "condition").take(index) for name, index in indices.items()])
+
+
+def _combine(guidance: Guidance, plan: tuple[Branch, ...], parts: tuple[Tensor, ...], x: Tensor, level: Level) -> Tensor:
+    if len(plan) == 1 and plan[0].weight == 1.0:
+        return guidance.adjust(parts[0], parts, x, level)
+    x0 = parts[0] * plan[0].weight
+    for branch, part in zip(plan[1:], parts[1:]):
+        x0 = x0 + part * branch.weight
+    return guidance.adjust(x0, parts, x, level)
+
+
+def _find(table: Mapping[str, T], name: str, kind: str) -> T:
+    if name not in table:
+        raise UsageError("unknown_branch", f"guidance asks for the {kind} {name!r}; there are {', '.join(table) or 'none'}")
+    return table[name]
