@@ -119,8 +119,9 @@ class ScaledLinear(_Table):
 
 @dataclass(frozen=True, repr=False)
 class Sigmoid(_Table):
-    """beta_k = beta_start + (beta_end - beta_start) * sigmoid(u_k), u linear from -`span` to `span`.
+    """beta_k = beta_start + (beta_end - beta_start) * sigmoid(u_k), u_k = -span + 2 span k / T for k = 1..T.
 
+    `symmetric=True` spaces u from -span to span with both ends, as diffusers does: abar_T = 3.97e-5 in place of 3.93e-5.
     `rescaled=False` would use sigmoid(u_k) itself as beta: with span 6 that ends at beta_T = 0.9975, and the signal is gone (abar = 1.5e-30)
     half way. It is refused.
     """
@@ -130,6 +131,7 @@ class Sigmoid(_Table):
     num_steps: int = 1000
     span: float = 6.0
     rescaled: bool = True
+    symmetric: bool = False
     aliases = {"sigmoid": {}}
 
     def __post_init__(self) -> None:
@@ -138,7 +140,7 @@ class Sigmoid(_Table):
                                              f"beta_T = {1 / (1 + math.exp(-self.span)):.4f} and destroys the image by mid-way; use rescaled=True")
 
     def betas(self) -> Tensor:
-        u = torch.linspace(-self.span, self.span, self.num_steps, dtype=torch.float64)
+        u = torch.linspace(-self.span, self.span, self.num_steps + (not self.symmetric), dtype=torch.float64)[-self.num_steps:]
         return self.beta_start + (self.beta_end - self.beta_start) * torch.sigmoid(u)
 
 
