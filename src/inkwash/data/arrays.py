@@ -65,7 +65,8 @@ def cached_array(
                                   "make room or name another cache folder") from error
     if count == 0:
         return np.zeros((0, *shape), dtype=dtype)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Batches by number: `batch(step)` is a pure function of (data, seed, step), so resuming is calling it with the next step.
 
-Global batch `step` covers positions step*B .. step*B + B - 1 of an endless sequence of epochs, each a permutation of the data; rank r of
-W takes the r-th of W equal slices, so the ranks' union is the batch of one process. An unreadable item is replaced by the next readable
-one. Nothing depends on what was loaded before; the prefetch thread and the pixel cache change the speed only.
+An `Order` names the items of global batch `step`; rank r of W takes the r-th of W equal slices, so the ranks' union is the batch of one
+process. An unreadable item is replaced by the next readable one. Nothing depends on what was loaded before; the prefetch thread and the
+pixel cache change the speed only.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from inkwash.data.arrays import Progress, cached_array
+from inkwash.data.buckets import Bucketed, Shape, image_sizes
 from inkwash.data.item import Source, fingerprint_of
+from inkwash.data.order import Order, Slots, Uniform
 from inkwash.data.preflight import LIMIT, Quarantine, preflight, refuse_above
-from inkwash.data.shuffle import coin, permute
+from inkwash.data.shuffle import coin
 from inkwash.data.source import distinct, origin
 from inkwash.data.transform import Mode, decode, fit
 from inkwash.errors import DataError, UsageError
@@ -43,11 +45,11 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Square images of side `size` from `source`, `batch_size` over all ranks.
+    """Batches from `source`; `batch_size` counts all ranks.
 
-    mode: "crop" (centre) or "pad" (white). flip: mirror each item with probability 1/2 in every epoch. cache: a folder for decoded pixels
-    and for the check before the first batch. quarantine: a file for unreadable items. limit: their largest share.
-    Raises UsageError `bad_batch`; DataError `too_many_unreadable`.
+    size: the side of square images, or aspect-bucket shapes (see `buckets.shapes`). mode: "crop" (centre) or "pad" (white). flip: mirror
+    each item with probability 1/2 in every epoch. cache: a folder for decoded pixels (square images) and image sizes. quarantine: a
+    file for unreadable items. limit: their largest share. Raises UsageError `bad_batch`; DataError `too_many_unreadable`, `data_empty`.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Loader:
         source: Source,
         batch_size: int,
         *,
-        size: int,
+        size: int | tuple[Shape, ...],
         seed: int = 0,
         mode: Mode = "crop",
         flip: bool = False,
@@ -69,21 +71,27 @@ class Loader:
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise UsageError("bad_batch", f"the batch size {batch_size} must be a positive multiple of the {world} processes")
-        assert 0 <= rank < world
         if not len(source):
             raise DataError("data_empty", "the data source holds 0 images; name a path that has some")
+        assert 0 <= rank < world
         self.source, self.base = source, distinct(source)
-        self.batch_size, self.size, self.seed, self.mode, self.flip = batch_size, size, seed, mode, flip
+        self.batch_size, self.seed, self.mode, self.flip = batch_size, seed, mode, flip
         self.rank, self.world = rank, world
+        self.square = size if isinstance(size, int) else None
         self.quarantine = Quarantine(self.base, quarantine)
         self._pixels: np.ndarray | None = None
-        bad: dict[int, str]
-        if cache is None:
-            bad = preflight(self.base, limit=limit, progress=progress)
+        folder = None if cache is None else Path(cache)
+        if folder is not None and self.square is not None:
+            self._pixels, bad = pixel_cache(self.base, self.square, mode, folder, limit=limit, progress=progress)
         else:
-            self._pixels, bad = pixel_cache(self.base, size, mode, Path(cache), limit=limit, progress=progress)
+            bad = preflight(self.base, limit=limit, cache=folder, progress=progress)
         for index, why in sorted(bad.items()):
             self.quarantine.add(index, why, record=rank == 0)
+        self._order: Order
+        if isinstance(size, int):
+            self._order = Uniform(len(source), batch_size, seed, (size, size))
+        else:
+            self._order = Bucketed(source, image_sizes(self.base, folder, progress), batch_size, seed, size)
         self._ahead = prefetch
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="inkwash-data") if prefetch else None
         self._pending: dict[int, Future[Batch]] = {}
@@ -92,51 +100,58 @@ class Loader:
     @property
     def fingerprint(self) -> str:
         """Identifies the sequence of batches: store it in a checkpoint and compare before resuming."""
-        return fingerprint_of("loader", [self.source.fingerprint, self.batch_size, self.size, self.seed, self.mode, self.flip])
+        return fingerprint_of("loader", [self.source.fingerprint, self._order.name, self.mode, self.flip])
 
     def epoch(self, step: int) -> float:
         """Epochs completed before this step."""
-        return step * self.batch_size / len(self.source)
+        return step / self._order.steps_per_epoch
 
-    def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _slots(self, step: int) -> tuple[Slots, np.ndarray, np.ndarray]:
+        if step < 0:
+            raise IndexError(step)
+        whole = self._order.at(step)
         share = self.batch_size // self.world
-        first = step * self.batch_size + self.rank * share
-        position = np.arange(first, first + share, dtype=np.int64)
-        epoch, offset = np.divmod(position, len(self.source))
-        index = permute(offset, len(self.source), self.seed, epoch)                    # (B,) with repeats
-        return epoch, index, origin(self.source, index)
+        part = slice(self.rank * share, (self.rank + 1) * share)
+        slots = Slots(whole.epoch[part], whole.index[part], whole.size)
+        flipped = coin(self.seed, slots.epoch, slots.index) if self.flip else np.zeros(share, dtype=bool)
+        return slots, origin(self.source, slots.index), flipped
 
     def pick(self, step: int) -> Pick:
-        """The items of this rank's part of a global batch. Decodes only items that were never seen to decode and are not cached."""
-        epoch, index, base = self._positions(step)
-        chosen = [self.quarantine.usable(int(i), self._try) for i in base]
-        flipped = coin(self.seed, epoch, index) if self.flip else np.zeros(len(base), dtype=bool)
+        """The items of this rank's part of a global batch, for use with caches. With a pixel cache it reads no image."""
+        _, base, flipped = self._slots(step)
+        chosen = [self.quarantine.usable(int(index), self._complaint) for index in base]
         return Pick(torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))
 
-    def _try(self, index: int) -> str | None:
+    def _complaint(self, index: int) -> str | None:
         if self._pixels is not None:
             return None                                                                 # the cache named all that fail
         try:
-            decode(self.base[index], hint=self.size)
+            decode(self.base[index], hint=32)
         except DataError as error:
             return error.message
         return None
 
-    def _image(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
+        """Distinct item `index` as a square image, uint8 (3, S, S); white when it is known to be unreadable, so that caches stay aligned."""
+        assert self.square is not None
+        if index in self.quarantine.reasons:
+            return torch.full((3, self.square, self.square), 255, dtype=torch.uint8)
+        return self._image(index, (self.square, self.square))
+
+    def _image(self, index: int, size: tuple[int, int]) -> Tensor:
         if self._pixels is not None:
             return torch.from_numpy(np.array(self._pixels[index]))                     # (3, H, W)
-        return fit(decode(self.base[index], hint=self.size), self.size, self.mode)
+        return fit(decode(self.base[index], hint=max(size)), size, self.mode)
 
     def _load(self, step: int) -> Batch:
-        epoch, index, base = self._positions(step)
-        flipped = coin(self.seed, epoch, index) if self.flip else np.zeros(len(base), dtype=bool)
+        slots, base, flipped = self._slots(step)
         images, chosen = [], []
         for wanted, mirror in zip(base, flipped, strict=True):
             held: dict[int, Tensor] = {}
 
             def attempt(candidate: int, held: dict[int, Tensor] = held) -> str | None:
                 try:
-                    held[candidate] = self._image(candidate)
+                    held[candidate] = self._image(candidate, slots.size)
                 except DataError as error:
                     return error.message
                 return None
@@ -149,9 +164,7 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """This rank's part of global batch `step`, from 0. The next ones are prepared in the background."""
-        if step < 0:
-            raise IndexError(step)
-        if self._pool is None:
+        if self._pool is None or step < 0:
             return self._load(step)
         with self._lock:
             wanted = range(step, step + 1 + self._ahead)
@@ -183,7 +196,7 @@ def pixel_cache(source: Source, size: int, mode: Mode, folder: Path, *, limit: f
                 progress: Progress | None = None) -> tuple[np.ndarray, dict[int, str]]:
     """All items decoded and fitted once: uint8 (N, 3, size, size) on disk, and the reasons of those that failed (their rows are zero)."""
     bad: dict[int, str] = {}
-    notes: dict[str, list[list[object]]] = {}
+    notes: dict[str, list[list[object]]] = {"unreadable": []}
 
     def compute(rows: range) -> np.ndarray:
         out = np.zeros((len(rows), 3, size, size), dtype=np.uint8)
@@ -199,4 +212,6 @@ def pixel_cache(source: Source, size: int, mode: Mode, folder: Path, *, limit: f
     key = fingerprint_of("pixels", [source.fingerprint, size, mode, 1])
     path = folder / f"pixels-{size}-{key[:12]}.npy"
     array = cached_array(path, key, len(source), (3, size, size), "uint8", compute, notes=notes, progress=progress)
-    return array, {int(str(index)): str(why) for index, why in notes.get("unreadable", [])}
+    unreadable = {int(str(index)): str(why) for index, why in notes["unreadable"]}
+    refuse_above(source, unreadable, len(source), limit)
+    return array, unreadable

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from inkwash.data.item import Item
@@ -26,6 +26,29 @@ def decode(item: Item | bytes, limit: int = MAX_PIXELS, *, hint: int | None = No
 
     Raises DataError: image_format, image_too_large, image_unreadable.
     """
+    key, image = _open(item, limit)
+    try:
+        if hint is not None:
+            image.draft("RGB" if image.mode not in ("L", "CMYK") else None, (2 * hint, 2 * hint))
+        image.load()
+        return _on_white(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
+    except Exception as error:                                                          # damaged data raises almost anything
+        raise DataError("image_unreadable", f"{key!r} cannot be decoded: {error or type(error).__name__}") from error
+
+
+def probe(item: Item | bytes, limit: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) as displayed, from the header alone. Raises DataError: image_format, image_too_large, image_unreadable."""
+    key, image = _open(item, limit)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception as error:                                                          # damaged EXIF raises almost anything
+        raise DataError("image_unreadable", f"{key!r} has damaged EXIF data: {error or type(error).__name__}") from error
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _open(item: Item | bytes, limit: int) -> tuple[str, Image.Image]:
     key, data = (item.key, item.image) if isinstance(item, Item) else ("image", item)
     if not data:
         raise DataError("image_unreadable", f"{key!r} is empty")
@@ -37,15 +60,7 @@ def decode(item: Item | bytes, limit: int = MAX_PIXELS, *, hint: int | None = No
         raise DataError("image_format", f"{key!r} is not a PNG, JPEG or WebP image ({type(error).__name__})") from error
     if image.width * image.height > limit:
         raise DataError("image_too_large", f"{key!r} is {image.width}x{image.height}; the limit is {limit} pixels")
-    try:
-        if hint is not None:
-            image.draft("RGB" if image.mode not in ("L", "CMYK") else None, (2 * hint, 2 * hint))
-        image.load()
-        return _on_white(ImageOps.exif_transpose(image))
-    except MemoryError:
-        raise
-    except Exception as error:                                                          # damaged data raises almost anything
-        raise DataError("image_unreadable", f"{key!r} cannot be decoded: {error or type(error).__name__}") from error
+    return key, image
 
 
 def _on_white(image: Image.Image) -> Image.Image:
