@@ -1,0 +1,61 @@
+"""`inkwash train RECIPE --data PATH --out DIR`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from inkwash.errors import UsageError
+
+
+def train(
+    recipe: str,
+    /,
+    *,
+    data: Annotated[list[str], Parameter(negative=())],
+    out: Path,
+    set: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    resume: Path | None = None,
+    replay: Path | None = None,
+    accept_changes: Annotated[bool, Parameter(negative=())] = False,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Train a part: an autoencoder, a text encoder, a denoiser, a classifier.
+
+    Running the same command again goes on where it stopped.
+
+    Parameters
+    ----------
+    recipe
+        The name of a shipped recipe, or the path of a YAML file.
+    data
+        A Parquet file, a folder of images with captions, or tar shards; repeat it for more, PATH*3 counts one three times.
+    out
+        The folder of the run: checkpoints, log, samples, and at the end the finished part in DIR/model.
+    set
+        key=value, or key.sub=value, on top of the recipe; repeat it for more.
+    resume
+        A checkpoint folder to go on from, instead of the newest good one in --out.
+    replay
+        A diverged-* folder: computes the losses of that one step, sample by sample, and stops.
+    accept_changes
+        Go on although settings or data differ from those that the run was started with.
+    quiet
+        Say nothing but errors.
+    """
+    from inkwash.train.config import read_recipe
+    from inkwash.train.run import train as run
+
+    if not recipe:
+        raise UsageError("unknown_recipe", "name a recipe")
+    config = read_recipe(recipe, set or ())
+    command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", str(out)]
+    command += [word for setting in set or () for word in ("--set", setting)]
+    result = run(config, data, out, resume=resume, accept_changes=accept_changes, command=command, quiet=quiet)
+    if result.stopped and not quiet:
+        print(f"stopped at step {result.step} of {config.steps} and saved; go on with: {shlex.join(command)}", file=sys.stderr)
+    return 128 + result.stopped if result.stopped else 0

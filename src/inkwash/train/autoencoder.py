@@ -1,0 +1,149 @@
+"""Training an autoencoder: reconstruction that keeps edges, and a small KL divergence.
+
+    L = l1 |x - x'| + l2 |x - x'|^2 + edges sum_s (|D x_s - D x'_s| + |Lap x_s - Lap x'_s|) / S + kl KL(q(z|x) || N(0, 1))
+
+with x_s the image at 1, 1/2 and 1/4 of its size and D, Lap the differences and the Laplacian of neighbouring pixels: what a squared error
+alone would blur. The latents have no particular scale; `export` measures mean and standard deviation of each channel over the
+training data, so that the codec hands unit variance to diffusion (Rombach et al. 2022, arXiv 2112.10752, section G).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inkwash.data.item import Source
+from inkwash.data.loader import Batch, Loader
+from inkwash.io.durable import write_text
+from inkwash.io.folder import save_part
+from inkwash.nn.vae import Autoencoder, kl_divergence
+from inkwash.train.config import AutoencoderRun
+from inkwash.train.setting import Setting, compiled
+from inkwash.train.sheet import save_sheet
+from inkwash.train.task import Draw, Loss
+
+ROLE = "autoencoder"
+
+
+def edge_loss(x: Tensor, y: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute error of differences and Laplacians over `scales` halvings: (B, C, H, W) twice -> (B,)."""
+    error = x - y                                                                       # all terms are linear in x - y
+    total = error.new_zeros(error.shape[0])
+    for scale in range(scales):
+        if scale:
+            error = F.avg_pool2d(error, 2)
+        right = error[..., :, 1:] - error[..., :, :-1]
+        down = error[..., 1:, :] - error[..., :-1, :]
+        across = right[..., 1:-1, 1:] - right[..., 1:-1, :-1]
+        laplacian = across + down[..., 1:, 1:-1] - down[..., :-1, 1:-1]
+        total = total + sum(part.abs().flatten(1).mean(1) for part in (right, down, laplacian))
+    return total / scales
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """10 log10(4 / mse) for images in [-1, 1], in dB: (B,)."""
+    return 10 * torch.log10(4 / (x - y).clamp(-2, 2).square().flatten(1).mean(1).clamp(min=1e-12))
+
+
+class AutoencoderTask:
+    """Trains `config.network`, an AutoencoderConfig, on the images of a source."""
+
+    def __init__(self, config: AutoencoderRun, setting: Setting) -> None:
+        self.config, self.setting = config, setting
+        self.network: Autoencoder = config.network.build().to(memory_format=torch.channels_last)
+        self.roles = {ROLE: self.network}
+        self.loader = setting.loader(config, setting.train, "train", flip=config.data.flip)
+        self.validation = _images(setting, config, setting.validation)                 # (N, 3, H, W) uint8, or None
+        self.fingerprint = self.loader.fingerprint
+        self._terms = self._plain_terms
+
+    def batch(self, micro_step: int) -> Batch:
+        return self.loader.batch(micro_step)
+
+    def keys(self, batch: Batch) -> list[str]:
+        return batch.keys
+
+    def losses(self, batch: Batch, draw: Draw) -> Iterator[Loss]:
+        x = self.setting.signed(batch.images)                                           # (B, 3, H, W)
+        factor = self.network.config.factor
+        eps = draw.normal((self.network.config.latent_channels, x.shape[2] // factor, x.shape[3] // factor), "latent").to(x.device)
+        y, mean, logvar = self.network(x, eps)
+        value, l1, l2, edges, kl = self._terms(x, y, mean, logvar)
+        yield Loss(ROLE, value, {"l1": l1, "l2": l2, "edges": edges, "kl": kl})
+
+    def _plain_terms(self, x: Tensor, y: Tensor, mean: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+        weights = self.config
+        y = y.float()
+        l1 = (x - y).abs().flatten(1).mean(1)
+        l2 = (x - y).square().flatten(1).mean(1)
+        edges = edge_loss(x, y)
+        kl = kl_divergence(mean, logvar)
+        return weights.l1 * l1 + weights.l2 * l2 + weights.edges * edges + weights.kl * kl, l1, l2, edges, kl
+
+    def compile(self) -> None:
+        self.network.compile()
+        self._terms = compiled(self._plain_terms)
+
+    def validate(self) -> dict[str, float]:
+        """PSNR of decoded means in dB and the terms of the loss."""
+        if self.validation is None:
+            return {}
+        sums: dict[str, float] = {}
+        for images in self.validation.split(16):
+            x = self.setting.signed(images)
+            mean, logvar = self.network.encode(x)
+            y = self.network.decode(mean).float()
+            found = {"psnr": psnr(x, y.clamp(-1, 1)), "l1": (x - y).abs().flatten(1).mean(1), "edges": edge_loss(x, y),
+                     "kl": kl_divergence(mean, logvar)}
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value.sum())
+        return {name: value / len(self.validation) for name, value in sums.items()}
+
+    def sample(self, path: Path) -> bool:
+        """Held-out images above their reconstructions."""
+        if self.validation is None:
+            return False
+        x = self.setting.signed(self.validation[:8])
+        y = self.network.decode(self.network.encode(x)[0]).float()
+        save_sheet(path, torch.cat([x, y]), columns=len(x))
+        return True
+
+    @torch.no_grad()
+    def statistics(self, num_batches: int = 32) -> dict[str, list[float]]:
+        """Mean and standard deviation of each latent channel over training images."""
+        count, first, second = 0, torch.zeros(()), torch.zeros(())
+        for step in range(min(num_batches, max(1, len(self.setting.train) // self.loader.batch_size))):
+            mean, logvar = self.network.encode(self.setting.signed(self.loader.batch(step).images))
+            mean, logvar = mean.double(), logvar.double()
+            count += mean[:, 0].numel()
+            first = first + mean.sum((0, 2, 3))
+            second = second + (mean.square() + logvar.exp()).sum((0, 2, 3))
+        mean = first / count
+        return {"mean": mean.tolist(), "std": (second / count - mean.square()).sqrt().tolist()}
+
+    def export(self, folder: Path, dtype: torch.dtype) -> None:
+        save_part(folder, "vae", self.network, dtype=dtype)
+        write_text(folder / "vae" / "statistics.json", _json(self.statistics()))
+
+    def close(self) -> None:
+        self.loader.close()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _images(setting: Setting, config: AutoencoderRun, source: Source | None) -> Tensor | None:
+    if source is None:
+        return None
+    loader: Loader = setting.loader(config, source, "validation", flip=False, batch=len(source), alone=True)
+    try:
+        return loader.batch(0).images
+    finally:
+        loader.close()

@@ -1,0 +1,207 @@
+"""The configuration of a training run: read from YAML, overridden by `--set key.sub=value`, checked before anything starts.
+
+Networks, processes, predictions, levels and weightings are Values and stand here as their text. Unknown keys are errors with the nearest
+known key. `batch` is the number of samples of one optimizer step, over all processes and accumulation steps: learning rates, EMA and
+randomness refer to it, so that the same run on other hardware is the same run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from inkwash.core.prediction import Prediction
+from inkwash.core.schedule import Schedule
+from inkwash.errors import UsageError
+from inkwash.nn.config import NetworkConfig
+from inkwash.train.levels import Levels
+from inkwash.train.weighting import Weighting
+from inkwash.value import Value, parse
+
+
+def _reader(base: type[Value]) -> BeforeValidator:
+    return BeforeValidator(lambda text: text if isinstance(text, base) else parse(str(text), base))
+
+
+_AS_TEXT = PlainSerializer(repr, return_type=str)
+NetworkText = Annotated[Any, _reader(NetworkConfig), _AS_TEXT]
+ScheduleText = Annotated[Any, _reader(Schedule), _AS_TEXT]
+PredictionText = Annotated[Any, _reader(Prediction), _AS_TEXT]
+LevelsText = Annotated[Any, _reader(Levels), _AS_TEXT]
+WeightingText = Annotated[Any, _reader(Weighting), _AS_TEXT]
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class OptimizerConfig(Strict):
+    """AdamW, or Muon for hidden matrices and AdamW for the rest. Times in steps.
+
+    schedule: constant; cosine (to `final` x lr at the end); wsd (constant, then linear to `final` x lr over the last `cooldown` steps).
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    muon_lr: Annotated[float, Field(gt=0)] = 0.02
+    betas: tuple[Share, Share] = (0.9, 0.99)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Weight = 0.0
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    warmup: NotNegative = 0
+    cooldown: NotNegative = 0
+    final: Share = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+
+
+class DataConfig(Strict):
+    """`size` in pixels; `validation` is the number of items held out; `cache` keeps decoded pixels, latents and tokens on disk."""
+
+    size: Positive = 128
+    mode: Literal["crop", "pad"] = "crop"
+    flip: bool = False
+    validation: NotNegative = 64
+    cache: bool = True
+    unreadable: Share = 0.02
+
+
+class SampleConfig(Strict):
+    """The sheet of fixed prompts (rows) and seeds (columns), drawn every `every` steps and at step 0; 0 switches it off."""
+
+    every: NotNegative = 0
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    steps: Positive = 20
+    sampler: str = "dpmpp_2m"
+    spacing: str = "trailing"
+    guidance: float = 4.0
+
+
+class RunConfig(Strict):
+    """What every run has. `ema_half_life` in samples; 0 switches the EMA off."""
+
+    task: str
+    name: str = "run"
+    seed: NotNegative = 0
+    steps: Positive
+    batch: Positive = 16
+    accumulate: Positive = 1
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    ema_half_life: NotNegative = 20_000
+    ema_ramp: Share = 0.1
+    export_dtype: Literal["float32", "bf16"] = "bf16"
+    log_every: Positive = 20
+    checkpoint_every: Positive = 500
+    keep: Positive = 2
+    validate_every: NotNegative = 500
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    sample: SampleConfig = SampleConfig()
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> RunConfig:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} must be a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class AutoencoderRun(RunConfig):
+    """Weights of the reconstruction terms; `kl` weighs the KL divergence in nats per latent number."""
+
+    task: Literal["autoencoder"]
+    network: NetworkText
+    l1: Weight = 1.0
+    l2: Weight = 1.0
+    edges: Weight = 1.0
+    kl: Weight = 1e-5
+
+
+_TASKS: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderRun}
+
+
+def recipe_folder() -> Path:
+    return Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def read_recipe(recipe: str, settings: Sequence[str] = ()) -> RunConfig:
+    """The config of a shipped recipe's name or of a YAML file, with `key.sub=value` settings on top.
+
+    Raises UsageError: `unknown_recipe` listing the known ones, `bad_recipe` as `file: key: message`, `bad_setting`.
+    """
+    path = recipe_folder() / f"{recipe}.yaml" if recipe in recipe_names() else Path(recipe)
+    if not path.is_file():
+        near = difflib.get_close_matches(recipe, recipe_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError("unknown_recipe", f"no recipe {recipe[:80]!r}; {hint}known: {', '.join(recipe_names())}; or give the path of a YAML file")
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError("bad_recipe", f"{path.name}: cannot be read as YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UsageError("bad_recipe", f"{path.name}: must be a mapping of keys to values")
+    for setting in settings:
+        _apply(raw, setting)
+    return validate(raw, path.name)
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise UsageError("bad_setting", f"--set {setting[:80]!r} is not key=value; write for example --set optimizer.lr=0.001")
+    where: Any = raw
+    *folders, last = key.strip().split(".")
+    for name in folders:
+        where = where.setdefault(name, {})
+        if not isinstance(where, dict):
+            raise UsageError("bad_setting", f"--set {key}: {name} is a value and has no keys of its own")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    where[last] = text if isinstance(value, dict) and not text.strip().startswith("{") else value
+
+
+def validate(raw: dict[str, Any], name: str) -> RunConfig:
+    """A RunConfig from plain data. Raises UsageError `bad_recipe` as `name: key: message`, with the nearest known key."""
+    task = raw.get("task")
+    if task not in _TASKS:
+        raise UsageError("bad_recipe", f"{name}: task: must be one of {', '.join(_TASKS)}, got {task!r}")
+    try:
+        return _TASKS[task].model_validate(raw)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = [str(part) for part in found["loc"]]
+        message = found["msg"].removeprefix("Value error, ")
+        if found["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where[-1], _keys(_TASKS[task], where[:-1]), n=1)
+            message = "is not a known key" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(_keys(_TASKS[task], where[:-1]))}")
+        elif found["type"] != "value_error" and "input" in found and found["type"] != "missing":
+            message += f", got {str(found['input'])[:60]!r}"
+        rest = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UsageError("bad_recipe", f"{name}: {'.'.join(where) or 'recipe'}: {message}{rest}") from None
+
+
+def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

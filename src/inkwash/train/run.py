@@ -1,0 +1,165 @@
+"""From a recipe, data paths and a folder to a trained part: everything around the loop.
+
+The same call starts a run, goes on with it and, when it is finished, only says so. One process at a time may train into a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inkwash.data.item import Source
+from inkwash.data.source import open_source
+from inkwash.errors import BusyError, UsageError
+from inkwash.io.durable import new_folder, write_text
+from inkwash.train import checkpoint
+from inkwash.train.config import RunConfig
+from inkwash.train.distributed import Group
+from inkwash.train.heldout import hold_out
+from inkwash.train.log import Log
+from inkwash.train.loop import Result, Trainer, fit
+from inkwash.train.optim import lr_factor
+from inkwash.train.setting import Setting, can_compile
+from inkwash.train.task import Task
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+FREE = {"name", "steps", "accumulate", "precision", "compile", "parallel", "export_dtype", "log_every", "checkpoint_every", "keep",
+        "validate_every", "sample"}
+CONFIG, MODEL = "config.json", "model"
+
+
+def build_task(config: RunConfig, setting: Setting) -> Task:
+    """The task that the config names."""
+    from inkwash.train.autoencoder import AutoencoderTask
+
+    makers: dict[str, Callable[[Any, Setting], Task]] = {"autoencoder": AutoencoderTask}
+    return makers[config.task](config, setting)
+
+
+def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: Path | None = None, accept_changes: bool = False,
+          command: Sequence[str] = ("inkwash", "train"), quiet: bool = False) -> Result:
+    """Trains `config` on `data` into `out` and writes the finished part to `out/model`.
+
+    Goes on from the newest good checkpoint in `out`, or from `resume`. Raises DataError, CheckpointError, UsageError `config_changed`,
+    BusyError `run_locked`, ResourceError `disk_full`, DivergedError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    group = Group()
+    try:
+        with _locked(out, group.rank):
+            return _train(config, open_source(list(data)), out, group, resume, accept_changes, list(command), quiet)
+    finally:
+        group.close()
+
+
+def _train(config: RunConfig, source: Source, out: Path, group: Group, resume: Path | None, accept_changes: bool, command: list[str],
+           quiet: bool) -> Result:
+    if config.batch % (config.accumulate * group.world):
+        raise UsageError("bad_batch", f"batch {config.batch} must be a multiple of accumulate x processes = {config.accumulate * group.world}; "
+                                      "change one of them")
+    say = _sayer(group.rank, quiet)
+    snapshot = checkpoint.load(resume) if resume is not None else checkpoint.latest(out, say)
+    if snapshot is not None:
+        require_same(config, snapshot, accept_changes)
+    checkpoint.clean(out, say)
+    training, validation = hold_out(source, config.data.validation)
+    torch.manual_seed(config.seed)
+    task = build_task(config, Setting(training, validation, out / "cache", out, group.device, group.rank, group.world))
+    try:
+        trainer = Trainer(task, config, group)
+        if snapshot is not None:
+            if snapshot.state["data"] != task.fingerprint and not accept_changes:
+                raise UsageError("data_changed", f'the data are not those that "{out}" was trained on; give the same --data, --accept-changes, or another --out')
+            trainer.restore(snapshot, f"step {snapshot.step}")
+            say(f"resumed from step {snapshot.step} of {config.steps}")
+        if config.compile and can_compile():
+            task.compile()
+        if group.rank == 0:
+            write_text(out / CONFIG, json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        log = Log(out, trainer.step, config.steps, quiet=group.rank != 0)
+        try:
+            result = fit(trainer, out, log, command)
+            if not result.stopped:
+                export(trainer, out)
+                say(f"finished step {result.step}: {out / MODEL}, weights sha256 {result.sha256[:16]}")
+            return result
+        finally:
+            log.close()
+    finally:
+        task.close()
+
+
+def export(trainer: Trainer, out: Path) -> None:
+    """Writes the finished part, with the averaged weights, to `out/model`."""
+    if trainer.group.sharded:
+        return
+    with trainer.averaged():
+        if trainer.group.rank == 0:
+            with new_folder(out / MODEL) as folder:
+                trainer.task.export(folder, torch.bfloat16 if trainer.config.export_dtype == "bf16" else torch.float32)
+    trainer.group.wait()
+
+
+def require_same(config: RunConfig, snapshot: checkpoint.Snapshot, accept_changes: bool) -> None:
+    """Raises UsageError `config_changed` with the keys that would make the run another one, unless they are accepted.
+
+    Keys that change what is said or saved but not the weights are free. The number of steps is free as long as the learning
+    rates up to here are the same.
+    """
+    old, new = snapshot.state["config"], config.model_dump(mode="json")
+    if accept_changes:
+        return
+    changed = [f"{key} ({_short(a)} -> {_short(b)})" for key, a, b in _differences(old, new) if key.split(".")[0] not in FREE]
+    before = type(config).model_validate(old)
+    if not changed and any(lr_factor(before.optimizer, step, before.steps) != lr_factor(config.optimizer, step, config.steps)
+                           for step in range(snapshot.step)):
+        changed = [f"steps ({before.steps} -> {config.steps}), which changes the learning rates of past steps"]
+    if changed:
+        raise UsageError("config_changed", f"the run was started with other settings: {'; '.join(changed[:5])}; "
+                                           "undo them, go on all the same with --accept-changes, or choose another --out")
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix, old, new
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _sayer(rank: int, quiet: bool) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        if rank == 0 and not quiet:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    return say
+
+
+@contextmanager
+def _locked(out: Path, rank: int) -> Iterator[None]:
+    if rank != 0 or fcntl is None:
+        yield
+        return
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BusyError("run_locked", f'another process is training into "{out}"; wait for it, stop it, or choose another --out') from None
+        yield
+
+

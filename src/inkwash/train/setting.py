@@ -1,0 +1,57 @@
+"""Where a run happens: its data, device and folders, handed to the task."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from inkwash.data.item import Source
+from inkwash.data.loader import Loader
+from inkwash.errors import InkwashWarning
+from inkwash.train.config import RunConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`cache` is a folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
+
+    train: Source
+    validation: Source | None
+    cache: Path
+    out: Path
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    def loader(self, config: RunConfig, source: Source, name: str, *, flip: bool, batch: int | None = None, alone: bool = False) -> Loader:
+        """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same."""
+        data = config.data
+        return Loader(source, batch or config.batch // config.accumulate, size=data.size, seed=config.seed, mode=data.mode, flip=flip,
+                      rank=0 if alone else self.rank, world=1 if alone else self.world, cache=self.cache if data.cache else None,
+                      quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable)
+
+    def signed(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to float32 in [-1, 1], channels last, on the device."""
+        return (images.to(self.device).float() / 127.5 - 1).to(memory_format=torch.channels_last)
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can build kernels here; warns when it cannot."""
+    if torch.cuda.is_available() or any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        return True
+    warnings.warn("compile: true has no effect, no C++ compiler was found; install g++ to train about twice as fast", InkwashWarning, stacklevel=2)
+    return False
+
+
+def compiled(function: F) -> F:
+    """torch.compile of a function."""
+    return torch.compile(function)  # type: ignore[return-value]
