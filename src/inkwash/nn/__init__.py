@@ -1,7 +1,13 @@
 """Plain networks: (x, bounded noise scalar, condition) -> y. They know no diffusion."""
 
+from inkwash.nn.classifier import ClassifierConfig, NoisyClassifier
+from inkwash.nn.clip import Clip, ClipConfig
 from inkwash.nn.config import NetworkConfig
+from inkwash.nn.dit import DiT, DiTConfig
+from inkwash.nn.image_tower import ImageTower, ImageTowerConfig
+from inkwash.nn.text import Text, TextEncoder, TextEncoderConfig
 from inkwash.nn.unet import UNet, UNetConfig
 from inkwash.nn.vae import Autoencoder, AutoencoderConfig
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "NetworkConfig", "UNet", "UNetConfig"]
+__all__ = ["Autoencoder", "AutoencoderConfig", "ClassifierConfig", "Clip", "ClipConfig", "DiT", "DiTConfig", "ImageTower",
+           "ImageTowerConfig", "NetworkConfig", "NoisyClassifier", "Text", "TextEncoder", "TextEncoderConfig", "UNet", "UNetConfig"]

@@ -2,8 +2,8 @@
 
 Two forms give the same numbers. "sdpa" is torch's fused kernel, which never stores the weights; "naive" is matmul, softmax, matmul,
 whose backward pass is faster on a CPU for short sequences. "auto" takes the naive form when gradients are wanted on a CPU with fewer
-than 512 keys, and the fused form otherwise. A masked key gets the score -inf, so its weight is exactly 0 and its value is never read;
-a query with no key left to read returns 0.
+than 512 keys, and the fused form otherwise. A masked key gets the score -inf, so its weight is exactly 0, whatever finite
+numbers stand there; a query with no key left to read returns 0.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, form: st
         form = "naive" if wants_grad and q.device.type == "cpu" and k.shape[-2] < SHORT else "sdpa"
     allowed = _allowed(mask, q.shape[-2], causal, q.device)                             # (B or 1, 1, T or 1, L) or None
     if form == "sdpa":
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return out if mask is None else out.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+        if allowed is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        blind = ~allowed.any(-1, keepdim=True)                                          # the fused kernel would divide 0 by 0 there
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed | blind).masked_fill(blind, 0.0)
     if slice_size == 0:
         return _naive(q, k, v, allowed)
     parts = []
