@@ -46,4 +46,5 @@ def uniform(shape: Sequence[int], seed: int, image: int, stage: int, purpose: st
 def normal(shape: Sequence[int], seed: int, image: int, stage: int, purpose: str) -> Tensor:
     """Float32 numbers of `shape` from N(0, 1)."""
     u, v = _uniform64(2 * math.prod(shape), _key(seed, image, stage, purpose)).reshape(2, *shape)
-    return ((-2.0 * u.log()).sqrt() * (2.0 * math.pi * v).cos()).float()
+    z: Tensor = (-2.0 * u.log()).sqrt() * (2.0 * math.pi * v).cos()
+    return z.float()
