@@ -23,7 +23,8 @@ import torch
 from inkwash.core.spacing import Path, Point
 from inkwash.errors import UsageError
 from inkwash.sample.onestep import ancestral
-from inkwash.sample.plan import Mix, Sampler, Stage
+from inkwash.sample.plan import HISTORY, Mix, Sampler, Stage
+from inkwash.sample.singlestep import Clock
 
 
 def check_order(name: str, order: int, highest: int) -> None:
@@ -94,7 +95,7 @@ class DPMSolverPP(Sampler):
         g = (1 + self.eta) * h
         phi_1 = -math.expm1(-g)
         phi_2 = 1 - phi_1 / g
-        new = (phi_1,)
+        new: tuple[float, ...] = (phi_1,)
         if past:
             r_0 = (p.lam - past[0]) / h
             first = (1 / r_0, -1 / r_0)                    # h D' by two points
@@ -106,6 +107,68 @@ class DPMSolverPP(Sampler):
             bend = tuple((a - b) / (r_0 + r_1) for a, b in zip((*first, 0.0), second, strict=True))              # h^2 D''
             slope = tuple(a + r_0 * b for a, b in zip((*first, 0.0), bend, strict=True))                         # h D' by three points
             phi_3 = phi_2 / g - 0.5
-            new = tuple((phi_1 if j == 0 else 0.0) + phi_2 * slope[j] - phi_3 * bend[j] for j in range(3))
+            new = tuple((phi_1 if j == 0 else 0.0) + phi_2 * slope[j] - 2 * phi_3 * bend[j] for j in range(3))
         keep, fresh = math.exp(-self.eta * h), math.sqrt(-math.expm1(-2 * self.eta * h))
         return Mix(x=q.sigma / p.sigma * keep, h=tuple(q.alpha * weight for weight in new), z=q.sigma * fresh)
+
+
+@dataclass(frozen=True, repr=False)
+class DEIS(Sampler):
+    """x_q = alpha_q / alpha_p x_p - alpha_q int e^-lam eps dlam with eps a polynomial in lam (Zhang & Chen 2022, arXiv 2204.13902, section 3).
+
+    The integral is exact. `steps_back` slopes are used, at most 4.
+    """
+
+    steps_back: int = 3
+    aliases = {"deis": {}}
+
+    def __post_init__(self) -> None:
+        check_order("DEIS", self.steps_back, HISTORY)
+
+    @property
+    def order(self) -> int:
+        return self.steps_back
+
+    def stages(self, path: Path) -> Iterator[Stage]:
+        past: list[float] = []
+        for p, q in pairwise(path.points):
+            if not (p.finite and q.finite):
+                yield Stage(p, ancestral(p, q))
+                past = []
+                continue
+            past = [p.lam, *past][:self.steps_back]
+            start = p.lam                                  # from here, e^(lam_p - lam): nothing overflows
+            weights = integral_weights([lam - start for lam in past], 0.0, q.lam - start, lambda u: math.exp(-u))
+            scale = -q.alpha * p.sigma / p.alpha
+            yield Stage(p, Mix(x=q.alpha / p.alpha, h=tuple(scale * weight for weight in weights)), slope=Clock(0.0).slope(p))
+
+
+@dataclass(frozen=True, repr=False)
+class AdamsBashforth(Sampler):
+    """X_q = X_p + int D du on a straight clock, D a polynomial through the last `steps_back` slopes (at most 4); see `singlestep` for clocks.
+
+    On the clock "sigma" with 4 slopes this is the linear multistep method of k-diffusion.
+    """
+
+    steps_back: int = 2
+    clock: str = "sigma"
+    aliases = {"ab": {}, "lms": {"steps_back": 4}, "ab_flow": {"clock": "flow"}}
+
+    def __post_init__(self) -> None:
+        check_order("AdamsBashforth", self.steps_back, HISTORY)
+
+    @property
+    def order(self) -> int:
+        return self.steps_back
+
+    def stages(self, path: Path) -> Iterator[Stage]:
+        clock, past = Clock.named(self.clock), []
+        for p, q in pairwise(path.points):
+            if not clock.reaches(p) or clock.scale(q) == 0:
+                yield Stage(p, ancestral(p, q))
+                past = []
+                continue
+            past = [clock.u(p), *past][:self.steps_back]
+            weights = integral_weights(past, clock.u(p), clock.u(q), lambda u: 1.0)
+            scale = clock.scale(q)
+            yield Stage(p, Mix(x=scale / clock.scale(p), h=tuple(scale * weight for weight in weights)), slope=clock.slope(p))

@@ -41,9 +41,9 @@ def _check_eta(name: str, eta: float) -> None:
 
 @dataclass(frozen=True, repr=False)
 class DDIM(Sampler):
-    """x_q = alpha_q x0 + sqrt(sigma_q^2 - up^2) eps + up z, up = eta times the posterior's deviation (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16).
+    """x_q = alpha_q x0 + sqrt(sigma_q^2 - up^2) eps + up z, up = eta times the posterior's deviation.
 
-    eta = 0 is deterministic, eta = 1 is DDPM with the posterior variance.
+    eta = 0 is deterministic, eta = 1 is DDPM with the posterior variance (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16).
     """
 
     eta: float = 0.0
@@ -67,8 +67,8 @@ class DDPM(Sampler):
     """x_q = mean + s z, mean = alpha_pq sigma_q^2 / sigma_p^2 x + alpha_q sigma_pq^2 / sigma_p^2 x0 (Ho et al. 2020, arXiv 2006.11239, eq. 6, 7, 11).
 
     alpha_pq = alpha_p / alpha_q and sigma_pq^2 = sigma_p^2 - alpha_pq^2 sigma_q^2 belong to the forward step q -> p; in the VP gauge and one table
-    entry apart they are sqrt(1 - beta) and beta. `variance` is what s^2 is: "posterior" (beta-tilde), "forward" (beta; it is too large by
-    design, an upper bound for data of unit variance) or "none" (the mean alone: not a sampler, it shrinks the variance). No noise enters the clean level.
+    entry apart they are sqrt(1 - beta) and beta. `variance` is what s^2 is: "posterior" (beta-tilde), "forward" (beta, right for data of
+    unit variance and too large below) or "none" (the mean alone: not a sampler, it shrinks the variance). No noise enters the clean level.
     """
 
     variance: str = "posterior"
@@ -152,11 +152,12 @@ class Consistency(Sampler):
 
 @dataclass(frozen=True, repr=False)
 class EulerMaruyama(Sampler):
-    """dx = [f x - (1 + eta^2) / 2 g^2 score] dt + eta g dw, run from noise to image by Euler and Maruyama (Song et al. 2021, arXiv 2011.13456, eq. 6, 13).
+    """dx = [f x - (1 + eta^2) / 2 g^2 score] dt + eta g dw from noise to image, by Euler and Maruyama.
 
     In the VP gauge: x_q = x (1 + A) + (1 + eta^2) / 2 V score + eta sqrt(V) z. With `clock` = "beta" the step is the integral of beta(t),
     A = log(alpha_q / alpha_p), V = 2 A; with "lam" it is a step in lam, A = sigma_p^2 (lam_q - lam_p), V = 2 A. eta = 1 is the reverse SDE,
-    eta = 0 the probability flow ODE. Unlike DDIM it does not know that the drift is linear: keep it to compare, and to teach.
+    eta = 0 the probability flow ODE (Song et al. 2021, arXiv 2011.13456, eq. 6 and 13). Unlike DDIM it does not know
+    that the drift is linear: it is here to compare, and to teach.
     Steps from pure noise or to the clean image are the posterior's, since V or the score is infinite there.
     """
 

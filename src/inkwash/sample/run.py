@@ -59,7 +59,7 @@ class Progress(NamedTuple):
 
     done: int                                              # network calls made since the state began
     total: int                                             # network calls in all
-    index: Tensor                                          # (n,) the programs that took part
+    which: Tensor                                          # (n,) the programs that took part
     x0: Tensor                                             # (n, ...) their denoised images, for previews
 
 
@@ -105,7 +105,8 @@ def tick(denoise: Denoise, programs: Sequence[Program], state: State) -> tuple[S
     part = state if len(index) == len(programs) else state.take(index)
     chosen, rows = [programs[i] for i in index.tolist()], part.row.tolist()
     places = list(zip(chosen, rows, strict=True))
-    level = Level(torch.stack([program.plan.alpha[row] for program, row in places]), torch.stack([program.plan.sigma[row] for program, row in places]))
+    level = Level(torch.stack([program.plan.alpha[row] for program, row in places]),
+                  torch.stack([program.plan.sigma[row] for program, row in places]))                          # (n,)
     slope = torch.stack([program.plan.slope[row] for program, row in places])                                 # (n, 2)
     weights = torch.stack([program.plan.weights[row] for program, row in places])                             # (n, 2, COLUMNS)
     x0 = denoise(part.x, level, index)
@@ -121,7 +122,8 @@ def finish(programs: Sequence[Program], state: State) -> list[Result]:
     return [Result(state.x[i], program.plan.end, int(state.row[i])) for i, program in enumerate(programs)]
 
 
-def run(denoise: Denoise, programs: Sequence[Program], on_step: Callable[[Progress], None] | None = None, *, state: State | None = None) -> list[Result]:
+def run(denoise: Denoise, programs: Sequence[Program], on_step: Callable[[Progress], None] | None = None, *,
+        state: State | None = None) -> list[Result]:
     """Runs every program to its end, from `state` if one is given, and returns one Result per program, in order."""
     state = begin(programs) if state is None else state
     total = max(program.plan.rows for program in programs)
