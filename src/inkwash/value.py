@@ -14,13 +14,13 @@ import inspect
 import math
 import types
 import typing
-from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 from inkwash.errors import UsageError
 
 V = TypeVar("V", bound="Value")
 _classes: dict[str, type[Value]] = {}
+_hints: dict[type, dict[str, Any]] = {}
 DEEPEST = 24  # levels of nesting that a text may have; no value comes near
 
 
@@ -74,8 +74,11 @@ def _text(value: Any) -> str:
 
 def registry(base: type[V]) -> dict[str, type[V]]:
     """Every concrete subclass of `base`, and `base` itself if it is concrete, by class name."""
-    return {name: cls for name, cls in sorted(_classes.items())
-            if issubclass(cls, base) and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls) and not name.startswith("_")}
+    return {name: cls for name, cls in sorted(_classes.items()) if issubclass(cls, base) and _concrete(cls)}
+
+
+def _concrete(cls: type[Value]) -> bool:
+    return "__dataclass_fields__" in cls.__dict__ and not inspect.isabstract(cls) and not cls.__name__.startswith("_")
 
 
 def alias_table(base: type[V]) -> dict[str, V]:
@@ -131,14 +134,15 @@ def _lookup(name: str, base: type[Value]) -> tuple[type[Value], dict[str, Any]]:
     raise UsageError("unknown_name", f"no {base.__name__.lower()} is called {name[:60]!r}; {hint}")
 
 
-@lru_cache(maxsize=None)
 def hints(cls: type[Value]) -> dict[str, Any]:
     """The type of every field. Names that only a function knows are Any."""
-    try:
-        found = typing.get_type_hints(cls)
-    except NameError:
-        found = {}
-    return {field.name: found.get(field.name, Any) for field in _fields(cls)}
+    if cls not in _hints:
+        try:
+            found = typing.get_type_hints(cls)
+        except NameError:
+            found = {}
+        _hints[cls] = {field.name: found.get(field.name, Any) for field in _fields(cls)}
+    return _hints[cls]
 
 
 def _kind(hint: Any) -> type[Value] | None:
@@ -168,7 +172,8 @@ def _build(node: ast.expr, base: type[Value] | None, text: str) -> Any:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if base is not None:
             cls, settings = _lookup(name, base)
             return _make(cls, {**settings, **_arguments(cls, args, keywords, text)}, text)
-    raise UsageError("bad_value", f"cannot read {ast.unparse(node)[:60]!r} in {text[:80]!r}; only numbers, strings, tuples and names of Values are allowed")
+    raise UsageError("bad_value", f"cannot read {ast.unparse(node)[:60]!r} in {text[:80]!r}; "
+                                  "only numbers, strings, tuples and names of Values are allowed")
 
 
 def _arguments(cls: type[Value], args: list[ast.expr], keywords: list[ast.keyword], text: str) -> dict[str, Any]:

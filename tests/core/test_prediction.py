@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -171,7 +171,7 @@ def test_r5_one_network_two_objectives_two_gauges_same_samples() -> None:
     def run(gauge: Gauge, prediction: Prediction) -> Tensor:
         levels = [gauge.split(value) for value in lam]
         x = levels[0].sigma * noise + levels[0].alpha * 0.3
-        for here, there in zip(levels[:-1], levels[1:]):
+        for here, there in pairwise(levels):
             y = eps_net(here, x) if isinstance(prediction, Eps) else v_net(here, x)
             x0 = prediction.solve(here, x, y)
             x = there.mix(x0, here.eps(x, x0))

@@ -169,6 +169,10 @@ class Tabulated(_Table):
 
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise UsageError("bad_schedule", "Tabulated needs at least one beta")
+
     @property
     def num_steps(self) -> int:  # type: ignore[override]
         return len(self.values)
