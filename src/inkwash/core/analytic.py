@@ -96,7 +96,8 @@ class Mixture:
         """P(X <= x) of noisy data with D = 1, (B, 1)."""
         alpha, sigma = _row(level, x)
         deviation = (alpha**2 * self.variances + sigma**2).sqrt()
-        return (self.weights[:, None] * torch.special.ndtr((x[:, None] - alpha * self.means) / deviation)).sum(1)
+        below: Tensor = torch.special.ndtr((x[:, None] - alpha * self.means) / deviation)                     # (B, K, 1)
+        return (self.weights[:, None] * below).sum(1)
 
     def flow(self, x: Tensor, start: Level, stop: Level) -> Tensor:
         """The exact solution at level `stop` of the probability flow ODE that passes through x (B, D) at level `start`. Both levels are ().

@@ -22,7 +22,7 @@ import torch
 
 from inkwash.core.spacing import Path, Point
 from inkwash.errors import UsageError
-from inkwash.sample.onestep import ancestral
+from inkwash.sample.onestep import ancestral, check_eta
 from inkwash.sample.plan import HISTORY, Mix, Sampler, Stage
 from inkwash.sample.singlestep import Clock
 
@@ -56,11 +56,12 @@ def integral_weights(nodes: Sequence[float], start: float, stop: float, kernel: 
 
 @dataclass(frozen=True, repr=False)
 class DPMSolverPP(Sampler):
-    """Multistep DPM-Solver++ in its published form, of `steps_back` 1..3, with `eta` for its SDE (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+    """Multistep DPM-Solver++ of `steps_back` 1..3, with `eta` for its SDE (Lu et al. 2022, arXiv 2211.01095, algorithm 2 and appendix B).
 
-    With h = lam_q - lam_p, g = (1 + eta) h, D' and D'' the divided differences of x0 in lam:
+    With h = lam_q - lam_p, g = (1 + eta) h, D' and D'' / 2 the divided differences of x0 in lam:
     x_q = sigma_q / sigma_p e^(-eta h) x + alpha_q [(1 - e^-g) x0 + phi_2 h D' - phi_3 h^2 D''] + sigma_q sqrt(1 - e^(-2 eta h)) z,
-    phi_2 = 1 - (1 - e^-g) / g and phi_3 = phi_2 / g - 1/2; the two-step form replaces phi_2 by (1 - e^-g) / 2.
+    phi_2 = 1 - (1 - e^-g) / g and phi_3 = phi_2 / g - 1/2. Two steps back use (1 - e^-g) / 2 for phi_2, as published. Published code of
+    the three-step form has D'' / 2 for D'' in the last term, and its error falls with the second power of h only; here it is the third.
     """
 
     steps_back: int = 2
@@ -69,8 +70,7 @@ class DPMSolverPP(Sampler):
 
     def __post_init__(self) -> None:
         check_order("DPMSolverPP", self.steps_back, 3)
-        if not 0 <= self.eta <= 1:
-            raise UsageError("bad_sampler", f"DPMSolverPP: eta is {self.eta:g}; give 0 (ODE) to 1 (SDE)")
+        check_eta("DPMSolverPP", self.eta)
 
     @property
     def order(self) -> int:
@@ -162,7 +162,8 @@ class AdamsBashforth(Sampler):
         return self.steps_back
 
     def stages(self, path: Path) -> Iterator[Stage]:
-        clock, past = Clock.named(self.clock), []
+        clock = Clock.named(self.clock)
+        past: list[float] = []
         for p, q in pairwise(path.points):
             if not clock.reaches(p) or clock.scale(q) == 0:
                 yield Stage(p, ancestral(p, q))

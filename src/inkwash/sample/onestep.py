@@ -34,9 +34,10 @@ def ancestral(p: Point, q: Point, eta: float = 0.0) -> Mix:
     return Mix(x=down / p.sigma, h=(q.alpha - down * p.alpha / p.sigma,), z=up)
 
 
-def _check_eta(name: str, eta: float) -> None:
+def check_eta(name: str, eta: float) -> None:
+    """Raises UsageError when `eta` is not 0..1."""
     if not 0 <= eta <= 1:
-        raise UsageError("bad_sampler", f"{name}: eta is {eta:g}; give 0 (no fresh noise) to 1 (the posterior's)")
+        raise UsageError("bad_sampler", f"{name}: eta is {eta:g}; give 0 (no fresh noise) to 1 (all of the posterior's)")
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +52,7 @@ class DDIM(Sampler):
     order = 1
 
     def __post_init__(self) -> None:
-        _check_eta("DDIM", self.eta)
+        check_eta("DDIM", self.eta)
 
     @property
     def stochastic(self) -> bool:
@@ -123,7 +124,7 @@ class EulerAncestral(Sampler):
     order = 1
 
     def __post_init__(self) -> None:
-        _check_eta("EulerAncestral", self.eta)
+        check_eta("EulerAncestral", self.eta)
 
     @property
     def stochastic(self) -> bool:
@@ -168,7 +169,7 @@ class EulerMaruyama(Sampler):
     exact = False
 
     def __post_init__(self) -> None:
-        _check_eta("EulerMaruyama", self.eta)
+        check_eta("EulerMaruyama", self.eta)
         if self.clock not in ("beta", "lam"):
             raise UsageError("bad_sampler", f"EulerMaruyama: clock is {self.clock!r}; give 'beta' or 'lam'")
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from inkwash.core.spacing import Path, Point
 from inkwash.errors import UsageError
-from inkwash.sample.onestep import ancestral, noise_split
+from inkwash.sample.onestep import ancestral, check_eta, noise_split
 from inkwash.sample.plan import KEEP, Mix, Sampler, Stage
 
 HOLD = Mix(x=1.0)                                          # base becomes the x of this row
@@ -75,8 +75,7 @@ class SingleStep(Sampler):
         """The rows from p to q."""
 
     def stages(self, path: Path) -> Iterator[Stage]:
-        if not 0 <= self.eta <= 1:
-            raise UsageError("bad_sampler", f"{type(self).__name__}: eta is {self.eta:g}; give 0 (ODE) to 1 (ancestral)")
+        check_eta(type(self).__name__, self.eta)
         for p, q in pairwise(path.points):
             down, up = noise_split(p, q, self.eta)
             goal = Point(q.alpha, down)
@@ -109,24 +108,6 @@ class Heun(SingleStep):
 
 
 @dataclass(frozen=True, repr=False)
-class DPM2(SingleStep):
-    """The midpoint method X_q = X_p + (s_q - s_p) D_m on the clock s = sigma / alpha, with s_m = sqrt(s_p s_q) (Crowson, k-diffusion, after Karras et al. 2022)."""
-
-    eta: float = 0.0
-    aliases = {"dpm_2": {}, "dpm_2_a": {"eta": 1.0}}
-    order = 2
-
-    def fits(self, p: Point, q: Point) -> bool:
-        return p.finite and q.finite
-
-    def step(self, path: Path, p: Point, q: Point) -> Iterator[Stage]:
-        clock, middle = Clock(0.0), path.at((p.lam + q.lam) / 2)
-        s_p, s_m, s_q = clock.u(p), clock.u(middle), clock.u(q)
-        yield Stage(p, Mix(x=middle.alpha / p.alpha, h=(middle.alpha * (s_m - s_p),)), HOLD, clock.slope(p))
-        yield Stage(middle, Mix(base=q.alpha / p.alpha, h=(q.alpha * (s_q - s_p),)), KEEP, clock.slope(middle))
-
-
-@dataclass(frozen=True, repr=False)
 class RK4(SingleStep):
     """The classical Runge and Kutta method of four evaluations on a straight clock: X_q = X_p + du (k_1 + 2 k_2 + 2 k_3 + k_4) / 6."""
 
@@ -154,13 +135,15 @@ class RK4(SingleStep):
 class DPMSolver(SingleStep):
     """DPM-Solver of 2 or 3 evaluations a step (Lu et al. 2022a, algorithms 1 and 2), or with `data` the 2S of DPM-Solver++ (2022b, algorithm 1).
 
-    Noise form, with h = lam_q - lam_p, stages at lam_p + r h: 2 evaluations with r = 1/2, 3 with r = 1/3 and 2/3.
+    Noise form, with h = lam_q - lam_p, stages at lam_p + r h: 2 evaluations with r = 1/2, 3 with r = 1/3 and 2/3. The first is also the
+    DPM2 of k-diffusion: the midpoint method on the clock sigma / alpha, with its midpoint at sqrt(s_p s_q).
     """
 
     evaluations: int = 2
     data: bool = False
     eta: float = 0.0
-    aliases = {"dpm_solver_2": {}, "dpm_solver_3": {"evaluations": 3}, "dpmpp_2s": {"data": True}, "dpmpp_2s_a": {"data": True, "eta": 1.0}}
+    aliases = {"dpm_solver_2": {}, "dpm_2": {}, "dpm_2_a": {"eta": 1.0}, "dpm_solver_3": {"evaluations": 3},
+               "dpmpp_2s": {"data": True}, "dpmpp_2s_a": {"data": True, "eta": 1.0}}
 
     def __post_init__(self) -> None:
         if self.evaluations not in (2, 3) or (self.data and self.evaluations == 3):
@@ -202,3 +185,32 @@ class DPMSolver(SingleStep):
         yield Stage(p, Mix(x=m.alpha / p.alpha, h=(-m.sigma * math.expm1(h / 3),)), HOLD, eps(p))
         yield Stage(m, Mix(base=n.alpha / p.alpha, h=(-bend, bend - n.sigma * math.expm1(2 * h / 3))), KEEP, eps(m))
         yield Stage(n, Mix(base=q.alpha / p.alpha, h=(-tail, 0.0, tail - q.sigma * math.expm1(h))), KEEP, eps(n))
+
+
+@dataclass(frozen=True, repr=False)
+class DPMSolverSDE(Sampler):
+    """The single-step SDE form of DPM-Solver++: a posterior step to lam_m = (lam_p + lam_q) / 2, then one from p to q with x0_m for x0_p.
+
+    After `sample_dpmpp_sde` of k-diffusion (Crowson 2022), whose two noises are correlated; here they are independent.
+    """
+
+    eta: float = 1.0
+    aliases = {"dpmpp_sde": {}}
+    order = 1
+
+    def __post_init__(self) -> None:
+        check_eta("DPMSolverSDE", self.eta)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def stages(self, path: Path) -> Iterator[Stage]:
+        for p, q in pairwise(path.points):
+            whole = ancestral(p, q, self.eta)
+            if p.finite and q.finite:
+                middle = path.at((p.lam + q.lam) / 2)
+                yield Stage(p, ancestral(p, middle, self.eta), HOLD)
+                yield Stage(middle, Mix(base=whole.x, h=whole.h, z=whole.z))
+            else:
+                yield Stage(p, whole)
