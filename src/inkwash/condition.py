@@ -93,7 +93,7 @@ class NoConditioner(Conditioner):
 class TextConditioner(Conditioner):
     """Tokenizer, text encoder and learned null token.
 
-    `encoder(ids (N, L), mask (N, L)) -> (tokens (N, L, D), pooled (N, P))` is frozen; only `empty` is trained with the denoiser.
+    `encoder(ids (N, L), mask (N, L))` has `.tokens` (N, L, D) and `.pooled` (N, P), and is frozen; only `empty` is trained with the denoiser.
     `micro_batch` prompts are encoded at a time, filled up when fewer are left.
     """
 
@@ -116,8 +116,8 @@ class TextConditioner(Conditioner):
         index = torch.arange(start, start + self.micro_batch).clamp(max=len(found.ids) - 1)
         device = next(self.encoder.parameters()).device
         ids, mask = found.ids[index].to(device), found.mask[index].to(device)
-        tokens, pooled = self.encoder(ids, mask)
-        return Cond({"tokens": tokens.float(), "mask": mask, "pooled": pooled.float()}, self.micro_batch)
+        text = self.encoder(ids, mask)
+        return Cond({"tokens": text.tokens.float(), "mask": mask, "pooled": text.pooled.float()}, self.micro_batch)
 
     def null(self, batch: int) -> Cond:
         cond: Cond = self.empty(batch, self.tokenizer.length)

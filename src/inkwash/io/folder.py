@@ -64,10 +64,8 @@ def load_part(folder: Path, name: str) -> nn.Module:
     config = part_config(folder, name)
     path = folder / name / weights_name(name)
     tensors = load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
-    with torch.device("meta"):
-        module = config.build()
+    module = config.build()
     _require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
-    module = module.to_empty(device="cpu") if _all_stored(module) else config.build()
     module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
     return module.eval()
 
@@ -175,12 +173,6 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError("model_damaged", f'"{folder / name}" is not a JSON object; restore the file')
     return raw
-
-
-def _all_stored(module: nn.Module) -> bool:
-    """True when every parameter and buffer is in the state dict, so that none needs the values it is built with."""
-    stored = set(module.state_dict())
-    return all(name in stored for name, _ in (*module.named_parameters(), *module.named_buffers()))
 
 
 def _require_match(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:

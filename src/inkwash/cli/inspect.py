@@ -1,0 +1,105 @@
+"""`inkwash inspect`: what a model is made of, what it knows, and what it promises."""
+
+from __future__ import annotations
+
+import json as json_text
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from inkwash.cli.settings import describe_model, load
+from inkwash.io.info import ModelInfo
+
+BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
+
+
+def inspect(model: str = "mini", /, *, words: int = 40, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Show what a model is made of and what it knows.
+
+    Parameters
+    ----------
+    model
+        An embedded model or the folder of one.
+    words
+        How many words of its vocabulary to show, most frequent first.
+    json
+        Print one JSON object with everything.
+    """
+    folder, info = describe_model(model)
+    found = describe(folder, info)
+    print(json_text.dumps(found, ensure_ascii=False) if json else text_of(found, words))
+    return 0
+
+
+def describe(folder: Path, info: ModelInfo) -> dict[str, Any]:
+    """Everything about a model. Loads it, since determinism is a matter of trying."""
+    pipeline = load(folder, "cpu")
+    from inkwash.core.prediction import Prediction
+    from inkwash.value import parse
+
+    schedule, prediction = pipeline.schedule, parse(info.prediction, Prediction)  # type: ignore[type-abstract]
+    parts = parts_of(folder)
+    return {
+        "name": info.name, "hash": pipeline.hash, "written_by": f"inkwash {info.inkwash}", "parts": parts,
+        "parameters": sum(part["parameters"] for part in parts), "bytes": sum(part["bytes"] for part in parts),
+        "process": info.process, "terminal_leak": schedule.leak(), "prediction": info.prediction, "prediction_parsed": repr(prediction),
+        "gauge": info.gauge, "sigma_data": info.sigma_data, "coordinate": repr(pipeline.denoiser.coordinate),
+        "codec": {"kind": info.codec, "factor": info.factor, "channels": info.channels, "mean": list(info.mean), "std": list(info.std)},
+        "conditioning": info.conditioning, "length": info.length, "sizes": str(info.sizes), "defaults": dict(info.defaults.__dict__),
+        "compute_dtype": str(pipeline.dtype).removeprefix("torch."), "determinism": pipeline.determinism,
+        "vocabulary": info.vocabulary, "card": info.card,
+    }
+
+
+def parts_of(folder: Path) -> list[dict[str, Any]]:
+    """Name, config, parameters, bytes and dtypes of every part, from manifest and configs."""
+    from inkwash.io.folder import part_config
+    from inkwash.io.tensors import read_manifest
+
+    found = []
+    for name, entry in sorted(read_manifest(folder).items()):
+        if "tensors" in entry:
+            tensors = entry["tensors"].values()
+            part = name.split("/")[0]
+            found.append({"part": part, "config": repr(part_config(folder, part)),
+                          "parameters": sum(math.prod(item["shape"]) for item in tensors), "tensors": len(tensors), "bytes": entry["bytes"],
+                          "dtype": ", ".join(sorted({item["dtype"] for item in tensors}))})
+    return found
+
+
+def text_of(found: dict[str, Any], words: int) -> str:
+    """The description for people."""
+    lines = [f"{found['name']}  {found['hash'][:10]}  {found['parameters']:,} parameters, {found['bytes'] / 2**20:.1f} MiB, {found['written_by']}", ""]
+    for part in found["parts"]:
+        lines += [f"  {part['part']:<14}{part['parameters']:>12,} parameters{part['bytes'] / 2**20:8.2f} MiB  {part['dtype']}",
+                  f"  {'':<14}{part['config']}"]
+    leak = found["terminal_leak"]
+    codec = found["codec"]
+    lines += ["", f"process        {found['process']}",
+              f"               terminal leak sqrt(alpha_bar_T) = {leak:.3g}" + ("" if leak else ": pure noise at the start"),
+              f"prediction     {found['prediction']}, gauge {found['gauge']}, sigma_data {found['sigma_data']:g}, noise told as {found['coordinate']}"]
+    if codec["kind"] == "latent":
+        lines += [f"latents        {codec['channels']} channels, 1/{codec['factor']} of the size",
+                  f"               mean {_numbers(codec['mean'])}", f"               std  {_numbers(codec['std'])}"]
+    else:
+        lines += ["latents        none, diffusion on pixels"]
+    default = found["defaults"]
+    lines += [f"conditioning   {found['conditioning']}" + (f", {found['length']} tokens" if found["length"] else ""),
+              f"sizes          {found['sizes']}",
+              f"defaults       steps {default['steps']}, sampler {default['sampler']}, spacing {default['spacing']}, guidance {default['guidance']:g}",
+              f"determinism    {found['determinism']} on this machine, computing in {found['compute_dtype']}"]
+    vocabulary = found["vocabulary"]
+    if vocabulary:
+        shown = list(vocabulary.items())[: max(0, words)]
+        more = len(vocabulary) - len(shown)
+        lines += [f"vocabulary     {len(vocabulary):,} words of its training captions, with the number of captions:",
+                  "               " + ", ".join(f"{word} {count}" for word, count in shown) + (f", and {more:,} more" if more > 0 else "")]
+    for key, value in found["card"].items():
+        lines.append(f"{key:<15}{value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)

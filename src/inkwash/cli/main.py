@@ -1,0 +1,141 @@
+"""`inkwash`: the commands, and one way for all of them to fail.
+
+Commands are registered by name and imported when they run, so that help needs neither torch nor a model. A mistake of the user ends in
+one line on stderr and an exit code that says its kind; anything else that is raised is a bug, reported as such and with a traceback only
+on request. Telemetry of the libraries below is switched off before any of them is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from inkwash._version import __version__
+from inkwash.errors import InkwashError, InkwashWarning, ResourceError, UsageError
+
+QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+         "GRADIO_ANALYTICS_ENABLED": "False", "RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True", "WANDB_MODE": "offline",
+         "ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+COMMANDS = {
+    "generate": ("inkwash.cli.generate:generate", "Make pictures from a sentence."),
+    "reproduce": ("inkwash.cli.reproduce:reproduce", "Make the picture of a PNG again and compare the pixels."),
+    "grid": ("inkwash.cli.grid:grid", "Make a labelled sheet over one or two settings."),
+    "inspect": ("inkwash.cli.inspect:inspect", "Show what a model is made of and what it knows."),
+    "list": ("inkwash.cli.list:list_", "List samplers, spacings, schedules, predictions, guidances, networks or models."),
+    "train": ("inkwash.cli.train:train", "Train a model by a recipe; the same command again resumes."),
+    "data": ("inkwash.cli.data:app", "Check or make training data."),
+}
+
+
+def build() -> Any:
+    """The cyclopts app with every command, none of them imported."""
+    from cyclopts import App
+
+    app = App(name="inkwash", help="Text to images by diffusion.", version=__version__, help_format="plaintext", help_formatter="plain",
+              suppress_keyboard_interrupt=False, result_action="return_value")
+    for name, (target, text) in COMMANDS.items():
+        app.command(target, name=name, help=text)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code."""
+    debug = "--debug" in _options(arguments)
+    words = [word for i, word in enumerate(arguments) if word != "--debug" or i >= len(_options(arguments))]
+    warnings.showwarning = _show if not debug else warnings.showwarning
+    try:
+        code = _call(words)
+        sys.stdout.flush()
+        return code
+    except InkwashError as error:
+        return _fail(error, debug)
+    except KeyboardInterrupt:
+        _say("inkwash: interrupted")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit does not fail again
+        return 141
+    except Exception as error:
+        return _fail(_known(error), debug) if _known(error) else _bug(error, debug)
+
+
+def _options(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments before `--`."""
+    return arguments[: list(arguments).index("--")] if "--" in arguments else arguments
+
+
+def _call(words: Sequence[str]) -> int:
+    from cyclopts import CycloptsError
+
+    app = build()
+    if not words:
+        app.help_print([])
+        return 0
+    try:
+        result = app(list(words), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        command = next((word for word in words[:1] if word in COMMANDS), "")
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UsageError("usage", f"{text[:1].lower()}{text[1:]}; see inkwash {command + ' ' if command else ''}--help") from error
+    return result if isinstance(result, int) else 0
+
+
+def _known(error: Exception) -> InkwashError | None:
+    """What an exception of the machine means to a user."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
+        return ResourceError("out_of_memory", f"not enough memory: {str(error)[:160]}; ask for a smaller size or fewer images at once")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("disk_full", f'no space left: "{error.filename}"; free some space and run again')
+    return None
+
+
+def _fail(error: InkwashError | None, debug: bool) -> int:
+    assert error is not None
+    if debug:
+        traceback.print_exc()
+    _say(error.line())
+    return error.exit_code
+
+
+def _bug(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    _say(f"inkwash: error[bug]: {text} ({os.path.basename(frame.filename)}:{frame.lineno}); this is a mistake in inkwash; "
+         "run again with --debug for the traceback and report it")
+    return 1
+
+
+def _show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Warnings for users on one line; those of libraries are for programmers and shown with --debug only."""
+    if issubclass(category, InkwashWarning):
+        warn(str(message))
+
+
+def warn(text: str) -> None:
+    """One warning line on stderr."""
+    _say(f"inkwash: warning: {' '.join(text.split())[:400]}")
+
+
+def _say(line: str) -> None:
+    print(line.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""What the commands that make pictures share: options to requests, a progress bar, and the record in a PNG. Imports torch only to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inkwash._version import __version__
+from inkwash.io.info import ModelInfo, find_model, read_info
+from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt
+
+if TYPE_CHECKING:
+    from inkwash.pipeline import Image, Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options as typed; None takes the model's default."""
+
+    steps: str | None = None
+    sampler: str | None = None
+    spacing: str | None = None
+    guidance: str | None = None
+    negative: str | None = None
+    seed: str | None = None
+    size: str | None = None
+
+
+def describe_model(model: str) -> tuple[Path, ModelInfo]:
+    """Folder and description of a model, without its tensors. Raises CheckpointError."""
+    folder = find_model(model)
+    return folder, read_info(folder)
+
+
+def first_request(prompt: str, options: Options, info: ModelInfo) -> Request:
+    """The request of the first image, checked as far as it can be without torch. A seed that is not given is random."""
+    default = info.defaults
+    require_prompt(prompt)
+    width, height = info.sizes.check(*check_size(options.size, str(info.sizes))) if options.size is not None else info.sizes.default
+    return Request(prompt, check_text(options.negative or "", "the negative prompt"),
+                   check_int(options.seed, "--seed", "bad_seed", 0, MAX_SEED) if options.seed is not None else _random_seed(),
+                   check_int(options.steps if options.steps is not None else default.steps, "--steps", "bad_steps", 1, MAX_STEPS),
+                   options.sampler or default.sampler, options.spacing or default.spacing,
+                   check_guidance(options.guidance if options.guidance is not None else default.guidance, "--guidance"), width, height)
+
+
+def repeated(request: Request, number: int) -> list[Request]:
+    """`number` requests with the seeds seed, seed + 1, ..."""
+    check_int(request.seed + number - 1, "the last seed, --seed + n - 1,", "bad_seed", 0, MAX_SEED)
+    return [dataclasses.replace(request, seed=request.seed + i) for i in range(number)]
+
+
+def _random_seed() -> int:
+    import secrets
+
+    return secrets.randbelow(2**32)
+
+
+def load(folder: Path, device: str) -> Pipeline:
+    """The model, ready to run."""
+    from inkwash.pipeline import Pipeline
+
+    return Pipeline.from_pretrained(folder, device=device)
+
+
+def produce(pipeline: Pipeline, requests: list[Request], quiet: bool) -> Iterator[Image]:
+    """The images in order, as they are finished, two at a time; every request is checked before the first one runs."""
+    programs = [pipeline.program(request) for request in requests]
+    for request in requests:
+        pipeline.guidance(request)
+    pairs = [requests[start : start + 2] for start in range(0, len(requests), 2)]
+    rows = [max(program.plan.rows for program in programs[start : start + 2]) for start in range(0, len(requests), 2)]
+    with bar(sum(rows), quiet) as advance:
+        for pair, total in zip(pairs, rows):
+            state = {"done": 0}
+
+            def on_step(progress: Any, state: dict[str, int] = state) -> None:
+                state["done"] += 1
+                advance(1)
+
+            images = pipeline.generate(pair, on_step)
+            advance(total - state["done"])
+            yield from images
+
+
+@contextmanager
+def bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr where that is a terminal; silence elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("steps", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def settings(request: Request, pipeline: Pipeline) -> dict[str, object]:
+    """The pairs of the `parameters` text, in the usual order."""
+    strength = {"CFG scale": f"{request.guidance:g}"} if isinstance(request.guidance, float) else {"Guidance": request.guidance}
+    return {"Steps": request.steps, "Sampler": request.sampler, "Schedule type": request.spacing, **strength, "Seed": request.seed,
+            "Size": f"{request.width}x{request.height}", "Model hash": pipeline.hash[:10], "Model": pipeline.info.name,
+            "Version": f"inkwash {__version__}"}
+
+
+def record(image: Image, pipeline: Pipeline, pixel_hash: str) -> dict[str, Any]:
+    """All that it takes to make the picture again, and how to tell that it is the same."""
+    import torch
+
+    return {"format": 1, "version": __version__, "model": pipeline.info.name, "model_hash": pipeline.hash,
+            "request": dataclasses.asdict(image.request), "nfe": image.nfe, "pixel_sha256": pixel_hash, "determinism": pipeline.determinism,
+            "device": pipeline.device.type, "dtype": str(pipeline.dtype).removeprefix("torch."), "torch": torch.__version__,
+            "warnings": list(image.warnings)}

@@ -1,0 +1,33 @@
+"""Where networks run and in which number format.
+
+On processors with AMX or AVX512-BF16, bfloat16 weights multiply several times faster than float32 ones and carry enough precision for a
+denoiser; elsewhere on CPUs they would be slower. Everything outside the networks stays in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from inkwash.errors import UsageError
+
+
+def parse_device(name: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is the accelerator when there is one. Raises UsageError `bad_device` for one that is not there."""
+    known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
+    if str(name) == "auto":
+        return torch.device(known[1] if len(known) > 1 else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    full = f"{device.type}:{device.index or 0}" if device is not None and device.type == "cuda" else str(device)
+    if device is None or full not in known:
+        raise UsageError("bad_device", f"there is no device {str(name)[:40]!r} here; available: auto, {', '.join(known)}")
+    return device
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it fast, else float32."""
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

@@ -1,0 +1,76 @@
+"""What `Pipeline.__call__` returns: images in the format asked for, and what they cost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from inkwash.errors import UsageError
+from inkwash.request import MAX_SEED, check_int
+
+if TYPE_CHECKING:
+    from inkwash.pipeline import Image
+
+
+@dataclass(frozen=True)
+class Output:
+    """`images` in the format asked for; one entry per image in the others. `seconds` is each image's share of the time of its batch."""
+
+    images: Any
+    nfe: list[int]
+    seeds: list[int]
+    seconds: list[float]
+    warnings: list[tuple[str, ...]]
+
+
+def to_pil(pixels: Tensor) -> PIL.Image.Image:
+    """A picture from (3, H, W) uint8."""
+    return PIL.Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy(), "RGB")
+
+
+def deliver(images: Sequence[Image], kind: str) -> Output:
+    """The images as "pil" list, "pt" (N, 3, H, W) or "np" (N, H, W, 3) in 0..1, or "latent" (N, C, h, w)."""
+    found: Any
+    if kind == "latent":
+        found = torch.stack([image.latent for image in images])
+    else:
+        pixels = [image.pixels for image in images if image.pixels is not None]
+        if kind == "pil":
+            found = [to_pil(picture) for picture in pixels]
+        else:
+            found = torch.stack(pixels).float() / 255
+            found = found.permute(0, 2, 3, 1).numpy() if kind == "np" else found
+    return Output(found, [image.nfe for image in images], [image.request.seed for image in images], [image.seconds for image in images],
+                  [image.warnings for image in images])
+
+
+def random_seed() -> int:
+    """A fresh seed that is short enough to type."""
+    return secrets.randbelow(2**32)
+
+
+def seeds_for(count: int, seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None) -> list[int]:
+    """The seeds of `count` images: seed + i, with the first one given, drawn from `generator`, or random; a list of generators draws one each.
+
+    Raises UsageError `bad_seed`.
+    """
+    if seed is not None and generator is not None:
+        raise UsageError("bad_seed", "give either seed or generator, not both")
+    if isinstance(generator, Sequence):
+        if len(generator) != count:
+            raise UsageError("bad_seed", f"got {len(generator)} generators for {count} images; give one per image, or a single one")
+        return [_draw(item) for item in generator]
+    first = _draw(generator) if generator is not None else random_seed() if seed is None else seed
+    check_int(first, "seed", "bad_seed", 0, MAX_SEED)
+    check_int(first + count - 1, "seed + number of images - 1", "bad_seed", 0, MAX_SEED)
+    return [first + i for i in range(count)]
+
+
+def _draw(generator: torch.Generator) -> int:
+    return int(torch.randint(0, 2**32, (1,), generator=generator, device=generator.device))

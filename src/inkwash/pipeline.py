@@ -1,0 +1,274 @@
+"""Text to images: a denoiser, a codec and a conditioner, and the requests that run through them.
+
+`generate` is the core: each request becomes a program (sampler's table, start noise), and all programs of one image size advance
+together, one guided evaluation per row. Every network call has the same shape: `micro_batch` rows, filled up when fewer are left. So an
+image is a function of its request alone, and its bytes are the same in any company; `determinism` proves that on this machine before it
+says "exact". `Pipeline.__call__` wraps the core in the argument names that users of diffusers know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from inkwash.codec import Clean, Codec, Latent, Pixels
+from inkwash.cond import Cond
+from inkwash.condition import Conditioner, NoConditioner, TextConditioner
+from inkwash.core.coordinate import Coordinate
+from inkwash.core.level import Gauge, Level
+from inkwash.core.prediction import Prediction
+from inkwash.core.schedule import Schedule
+from inkwash.core.spacing import Spacing
+from inkwash.denoiser import Denoiser
+from inkwash.device import compute_dtype, parse_device
+from inkwash.errors import CheckpointError, InkwashWarning, UsageError
+from inkwash.guide import CFG, Guidance, NoGuidance, evaluate
+from inkwash.io.durable import new_folder
+from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, save_info, save_part, save_tokenizer
+from inkwash.io.info import INFO, ModelInfo, find_model, unknown_words
+from inkwash.output import Output, deliver, seeds_for
+from inkwash.request import Request, check_guidance, check_int, inert
+from inkwash.sample import Program, Progress, Sampler, prior, run
+from inkwash.value import parse
+
+StepCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image and how it came about.
+
+    `pixels` (3, H, W) uint8, None when only the latent was asked for; `nfe` network evaluations (guidance counts each branch, filling up
+    does not count); `seconds` this image's share of the time of its batch.
+    """
+
+    request: Request
+    pixels: Tensor | None
+    latent: Tensor
+    nfe: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+class Pipeline:
+    """A model that is ready to make images. `schedule` is its noise process; `info` what its folder says of it."""
+
+    micro_batch = 2
+
+    def __init__(self, denoiser: Denoiser, codec: Codec, conditioner: Conditioner, info: ModelInfo, source: Path | None = None) -> None:
+        self.denoiser = denoiser.eval()
+        self.codec = codec.eval()
+        self.conditioner = conditioner.eval()
+        self.info = info
+        self.source = source
+        self.schedule = parse(info.process, Schedule)  # type: ignore[type-abstract]
+        self.device = torch.device("cpu")
+        self._progress: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Self:
+        """The model in a folder or of an embedded name. `dtype` is what the networks compute in, by default the fastest that is safe.
+
+        Raises CheckpointError: `model_not_found`, `model_damaged`, `ckpt_corrupt`, `model_too_new`.
+        """
+        folder = find_model(model)
+        info = load_info(folder)
+        try:
+            prediction, gauge = parse(info.prediction, Prediction), Gauge(info.gauge)  # type: ignore[type-abstract]
+            coordinate = parse(info.coordinate, Coordinate) if info.coordinate else None  # type: ignore[type-abstract]
+        except (UsageError, ValueError) as error:
+            raise CheckpointError("model_damaged", f'"{folder / INFO}": {error}; restore the file') from None
+        denoiser = Denoiser(load_part(folder, info.network), prediction, gauge, sigma_data=info.sigma_data, coordinate=coordinate)
+        codec: Codec = Latent(load_part(folder, "vae"), info.mean, info.std, info.factor) if info.codec == "latent" else Pixels()  # type: ignore[arg-type]
+        conditioner: Conditioner = NoConditioner()
+        if info.conditioning == "text":
+            conditioner = TextConditioner(load_tokenizer(folder, info.length), load_part(folder, "text_encoder"),
+                                          load_part(folder, "conditioner"), vocabulary=info.vocabulary)  # type: ignore[arg-type]
+        return cls(denoiser, codec, conditioner, info, folder).to(device, dtype)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced."""
+        path = Path(folder)
+        if path.exists() and any(path.iterdir()) and not (path / INFO).is_file():
+            raise UsageError("bad_output", f'"{path}" is a folder with other things in it; give a new folder or one that holds a model')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(path) as target:
+            save_part(target, self.info.network, self.denoiser.network, dtype=dtype)
+            if isinstance(self.codec, Latent):
+                save_part(target, "vae", self.codec.vae, dtype=dtype)
+            if isinstance(self.conditioner, TextConditioner):
+                save_part(target, "text_encoder", self.conditioner.encoder, dtype=dtype)
+                save_part(target, "conditioner", self.conditioner.empty)
+                save_tokenizer(target, self.conditioner.tokenizer)
+            save_info(target, self.info)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
+        """Moves the model; the networks get `dtype`, or what computes fastest there. Raises UsageError `bad_device`."""
+        self.device = parse_device(device)
+        self.dtype = dtype or compute_dtype(self.device)
+        _place(self.denoiser.network, self.device, self.dtype)
+        self.codec.to(self.device)
+        if isinstance(self.codec, Latent):
+            _place(self.codec.vae, self.device, self.dtype)
+        self.conditioner.to(self.device)
+        self.__dict__.pop("determinism", None)
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """`model_hash` of the folder it was loaded from. Raises UsageError `not_saved` for a model that was never saved."""
+        if self.source is None:
+            raise UsageError("not_saved", "a model that was not loaded from a folder has no hash; save it and load it")
+        return model_hash(self.source)
+
+    @cached_property
+    def determinism(self) -> str:
+        """ "exact" when a self-test finds the same bits for a row in every slot of a network call and beside other rows, else "tolerance"."""
+        from inkwash.selftest import same_bits
+
+        return "exact" if same_bits(self) else "tolerance"
+
+    @property
+    def models(self) -> dict[str, Callable[[Tensor, Level, Cond], Tensor]]:
+        """The denoisers that a guidance may name."""
+        return {"main": self.denoiser}
+
+    def guidance(self, request: Request) -> Guidance:
+        """The Guidance that a request means: a scale is classifier-free guidance against the negative prompt, if any, else the null token."""
+        if isinstance(request.guidance, str):
+            found = parse(request.guidance, Guidance)  # type: ignore[type-abstract]
+            if request.negative and getattr(found, "against", None) == "null":
+                found = dataclasses.replace(found, against="negative")  # type: ignore[type-var]
+        elif request.guidance == 1.0:
+            found = NoGuidance()
+        else:
+            found = CFG(scale=request.guidance, against="negative" if request.negative else "null")
+        return found.bind((-1.0, 1.0) if isinstance(self.codec, Pixels) else None)
+
+    def program(self, request: Request) -> Program:
+        """The request's table and start noise. The seed alone names the noise, so image i of a batch is the image of seed + i."""
+        spacing, sampler = parse(request.spacing, Spacing), parse(request.sampler, Sampler)  # type: ignore[type-abstract]
+        plan = sampler.plan(spacing.levels(self.schedule, request.steps))
+        shape = self.codec.shape(*self.info.sizes.check(request.width, request.height))
+        return Program(plan, request.seed, 0, prior(plan, shape, request.seed, 0).to(self.device))
+
+    def report(self, request: Request) -> tuple[str, ...]:
+        """What of the request has no effect or is not certain to work."""
+        found = [*inert(request), *self.conditioner.report(request.prompt)]
+        if request.negative:
+            found += [f"negative prompt: {text}" for text in self.conditioner.report(request.negative)]
+        if new := unknown_words(request.prompt, self.info.vocabulary):
+            listed = ", ".join(new[:8]) + (f" and {len(new) - 8} more" if len(new) > 8 else "")
+            found.append(f"the model never saw {'this word' if len(new) == 1 else 'these words'} in training: {listed}; "
+                         f"inkwash inspect {self.info.name} shows what it knows")
+        if (request.width, request.height) != self.info.sizes.default:
+            found.append(f"size {request.width}x{request.height} differs from the size of training, {'{}x{}'.format(*self.info.sizes.default)}; "
+                         "expect cut or repeated objects")
+        return tuple(found)
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request], on_step: StepCallback | None = None, *, decode: bool = True) -> list[Image]:
+        """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call."""
+        programs = [self.program(request) for request in requests]
+        guidances = [self.guidance(request) for request in requests]
+        done: list[Image | None] = [None] * len(requests)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault((request.width, request.height), []).append(i)
+        for members in groups.values():
+            for i, image in zip(members, self._group([requests[i] for i in members], [programs[i] for i in members],
+                                                     [guidances[i] for i in members], on_step, decode)):
+                done[i] = image
+        return [image for image in done if image is not None]
+
+    def _group(self, requests: Sequence[Request], programs: Sequence[Program], guidances: Sequence[Guidance], on_step: StepCallback | None,
+               decode: bool) -> list[Image]:
+        began = time.perf_counter()
+        conds = self._conds(requests)
+        nfe = torch.zeros(len(requests), dtype=torch.long)
+
+        def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
+            x0, calls = evaluate(self.models, x, level, [guidances[i] for i in index.tolist()],
+                                 {name: cond.take(index) for name, cond in conds.items()}, self.micro_batch)
+            nfe[index] += calls
+            return x0
+
+        results = run(denoise, programs, on_step)
+        latents = [result.clean.x for result in results]
+        pixels = [self.codec.decode(Clean(latent[None]))[0].cpu() if decode else None for latent in latents]
+        share = (time.perf_counter() - began) / len(requests)
+        return [Image(request, picture, latent, int(count), share, self.report(request))
+                for request, picture, latent, count in zip(requests, pixels, latents, nfe)]
+
+    def _conds(self, requests: Sequence[Request]) -> dict[str, Cond]:
+        texts = list(dict.fromkeys(text for request in requests for text in (request.prompt, request.negative)))
+        known = self.conditioner(texts).to(self.device)
+        where = {text: i for i, text in enumerate(texts)}
+        return {"cond": known.take([where[request.prompt] for request in requests]),
+                "negative": known.take([where[request.negative] for request in requests]),
+                "null": self.conditioner.null(len(requests)).to(self.device)}
+
+    def __call__(self, prompt: str | Sequence[str], negative_prompt: str | None = None, num_inference_steps: int | None = None,
+                 guidance_scale: float | str | Guidance | None = None, height: int | None = None, width: int | None = None,
+                 generator: torch.Generator | Sequence[torch.Generator] | None = None, seed: int | None = None, num_images_per_prompt: int = 1,
+                 sampler: str | Sampler | None = None, spacing: str | Spacing | None = None,
+                 callback_on_step_end: Callable[[Pipeline, int, int, dict[str, Tensor]], object] | None = None,
+                 output_type: str = "pil") -> Output:
+        """Images of one or more prompts, under the names that diffusers made usual.
+
+        Image i of all has the seed `seed + i`; a generator draws the first seed (a list draws one each); without either it is random.
+        `callback_on_step_end(pipe, step, steps, {"latents": x0})` sees the denoised latents, for previews; what it returns is not used.
+        `output_type`: "pil", "pt" (N, 3, H, W) in 0..1, "np" (N, H, W, 3) in 0..1, or "latent".
+        """
+        if output_type not in ("pil", "pt", "np", "latent"):
+            raise UsageError("bad_output_type", f"output_type must be 'pil', 'pt', 'np' or 'latent', got {output_type!r}")
+        count = check_int(num_images_per_prompt, "num_images_per_prompt", "bad_count", 1, 10_000)
+        prompts = [text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(count)]
+        default = self.info.defaults
+        guidance = default.guidance if guidance_scale is None else guidance_scale
+        wide, high = self.info.sizes.default
+        requests = [Request(text, negative_prompt or "", number, default.steps if num_inference_steps is None else num_inference_steps,
+                            str(sampler or default.sampler), str(spacing or default.spacing),
+                            repr(guidance) if isinstance(guidance, Guidance) else check_guidance(guidance, "guidance_scale"),
+                            wide if width is None else width, high if height is None else height)
+                    for text, number in zip(prompts, seeds_for(len(prompts), seed, generator))]
+        with self._bar(requests) as bar:
+            def on_step(progress: Progress) -> None:
+                bar.update(progress.done - bar.n)
+                if callback_on_step_end is not None:
+                    callback_on_step_end(self, progress.done - 1, progress.total, {"latents": progress.x0})
+
+            images = self.generate(requests, on_step, decode=output_type != "latent")
+        for text in dict.fromkeys(text for image in images for text in image.warnings):
+            warnings.warn(text, InkwashWarning, stacklevel=2)
+        return deliver(images, output_type)
+
+    def _bar(self, requests: Sequence[Request]) -> Any:
+        from tqdm.auto import tqdm
+
+        plans = [self.program(request).plan.rows for request in requests[:1]]
+        return tqdm(**{"total": max(plans, default=0), "leave": False, **self._progress})
+
+    def set_progress_bar_config(self, **settings: Any) -> None:
+        """Settings of the tqdm bar, such as disable=True."""
+        self._progress = settings
+
+    def enable_vae_tiling(self, tile: int = 512) -> None:
+        """Decodes images with a side above `tile` pixels in tiles, so that memory does not grow with the image."""
+        if isinstance(self.codec, Latent):
+            self.codec.tile = tile
+
+
+def _place(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves and casts a network in place; convolutions want their channels last."""
+    module.to(device, dtype)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

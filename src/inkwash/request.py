@@ -1,0 +1,123 @@
+"""A request for one image, checked before anything expensive happens. Imports no torch.
+
+Every field that decides a pixel is here and nothing else is: an image is a function of its request and the model alone. Samplers,
+spacings and guidances are texts of Values, so that a request can be stored in the image it made and asked again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from inkwash.errors import UsageError
+
+MAX_STEPS = 1000
+MAX_SEED = 2**63 - 1
+MAX_PROMPT = 4000
+MAX_GUIDANCE = 100.0
+_BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image. `guidance` is a scale for classifier-free guidance (1 = none) or the text of a Guidance.
+
+    `steps` counts evaluations asked of the sampler; `spacing` of "" leaves it to the sampler's own; sizes are in pixels.
+    Raises UsageError with codes bad_steps, bad_seed, bad_guidance, invalid_size, prompt_too_long, invalid_characters.
+    """
+
+    prompt: str
+    negative: str = ""
+    seed: int = 0
+    steps: int = 20
+    sampler: str = "dpmpp_2m"
+    spacing: str = "trailing"
+    guidance: float | str = 4.0
+    width: int = 128
+    height: int = 128
+
+    def __post_init__(self) -> None:
+        check_text(self.prompt, "the prompt")
+        check_text(self.negative, "the negative prompt")
+        check_int(self.seed, "seed", "bad_seed", 0, MAX_SEED)
+        check_int(self.steps, "steps", "bad_steps", 1, MAX_STEPS)
+        if not isinstance(self.guidance, str):
+            check_guidance(self.guidance, "guidance")
+        for side in (self.width, self.height):
+            check_int(side, "width and height", "invalid_size", 1, 1 << 16)
+
+
+def check_text(text: object, what: str) -> str:
+    """A prompt: at most 4000 characters, no control characters, no bidi overrides, no lone surrogates."""
+    if not isinstance(text, str):
+        raise UsageError("bad_prompt", f"{what} must be text, got {type(text).__name__}")
+    if len(text) > MAX_PROMPT:
+        raise UsageError("prompt_too_long", f"{what} has {len(text)} characters; at most {MAX_PROMPT} are read; shorten it")
+    for position, character in enumerate(text, 1):
+        code = ord(character)
+        if code in _BIDI or 0xD800 <= code < 0xE000 or (unicodedata.category(character) == "Cc" and character not in "\n\t"):
+            raise UsageError("invalid_characters", f"{what} has U+{code:04X} at character {position}; control characters, text direction marks "
+                                                   "and broken surrogates are not allowed; remove it")
+    return text
+
+
+def require_prompt(text: str) -> str:
+    """A prompt that says something. Raises UsageError `empty_prompt`."""
+    check_text(text, "the prompt")
+    if not text.strip():
+        raise UsageError("empty_prompt", f"the prompt is empty; describe the picture in 1..{MAX_PROMPT} characters")
+    return text
+
+
+def check_int(value: object, name: str, code: str, low: int, high: int) -> int:
+    """A whole number in [low, high]; text is read too, floats and bools are refused."""
+    shown = str(value)[:40]
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,40}\s*", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UsageError(code, f"{name} must be {_range(low, high)}, got {shown}")
+    return value
+
+
+def check_guidance(value: object, name: str) -> float | str:
+    """A finite scale up to 100 in size; a text that names a Guidance is passed on, percentages are refused."""
+    shown = str(value)[:60]
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            if re.match(r"\s*[A-Za-z_]", str(value)):
+                return str(value).strip()
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= MAX_GUIDANCE
+    if not ok:
+        raise UsageError("bad_guidance", f"{name} must be a finite number from -100 to 100 (1 = no guidance, usual 1..10), got {shown}; "
+                                         "a guidance scale is a factor and not a percentage")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_size(text: str, allowed: str) -> tuple[int, int]:
+    """(width, height) from "128" or "128x96"; whether a model makes it is the model's to say. `allowed` goes into the message."""
+    found = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*[xX×]\s*([0-9]{1,9}))?\s*", text)
+    if not found:
+        raise UsageError("invalid_size", f"--size must be SIDE or WIDTHxHEIGHT, such as 128 or 128x96, got {text[:40]!r}; allowed: {allowed}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def inert(request: Request) -> list[str]:
+    """Arguments of the request that have no effect, one sentence each."""
+    unguided = request.guidance == 1.0 or str(request.guidance).split("(")[0].lower() in ("none", "noguidance")
+    if request.negative and unguided:
+        return ["the negative prompt is inert at guidance 1: only guidance compares with it; use --guidance above 1"]
+    return []
+
+
+def as_dict(request: Request) -> dict[str, Any]:
+    """The fields, for JSON."""
+    return dict(request.__dict__)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}..{'2^63-1' if high == MAX_SEED else high}"

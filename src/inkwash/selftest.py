@@ -1,0 +1,47 @@
+"""Does an image depend on its request alone, here and now?
+
+Kernels may add in another order when a row stands elsewhere in a batch or when its neighbours differ; whether they do depends on the
+processor, the library and the dtype. So it is tried: one row of the denoiser is computed in every slot of the fixed micro-batch, beside
+several neighbours, and all answers must have the same bits; likewise the decoder and the text encoder twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from inkwash.codec import Clean
+from inkwash.cond import Cond
+from inkwash.core import noise
+from inkwash.core.level import Level
+
+if TYPE_CHECKING:
+    from inkwash.pipeline import Pipeline
+
+PROMPTS = ("a small red cube", "two blue spheres beside a tall green cone in soft light", "")
+
+
+@torch.inference_mode()
+def same_bits(pipeline: Pipeline) -> bool:
+    """True when one row has the same bits in every slot, beside every neighbour and on a second try."""
+    conds = pipeline.conditioner(PROMPTS).to(pipeline.device)
+    again = pipeline.conditioner(PROMPTS[::-1]).to(pipeline.device).take([2, 1, 0])
+    if any(not torch.equal(conds[name], again[name]) for name in conds):
+        return False
+    shape = pipeline.codec.shape(*pipeline.info.sizes.default)
+    x = torch.stack([noise.normal(shape, 0, i, 0, "self-test") for i in range(3)]).to(pipeline.device)
+    level = pipeline.schedule.gauge.split(torch.tensor([0.0, -1.0, 1.5], dtype=torch.float64))
+    size = pipeline.micro_batch
+    places = [[0 if i == slot else other for i in range(size)] for slot in range(size) for other in (0, 1, 2)]
+    answers = [_rows(pipeline, x, level, conds, place)[place.index(0)] for place in places]
+    if any(not torch.equal(answers[0], answer) for answer in answers):
+        return False
+    clean = Clean(x[:1])
+    return torch.equal(pipeline.codec.decode(clean), pipeline.codec.decode(clean))
+
+
+def _rows(pipeline: Pipeline, x: Tensor, level: Level, conds: Cond, place: list[int]) -> Tensor:
+    found: Tensor = pipeline.denoiser(x[place], level.take(torch.tensor(place)), conds.take(place))
+    return found
