@@ -1,0 +1,159 @@
+"""Caches: complete or absent, one per key, and what they hold is what the encoder gave."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_examples import encoded, examples, picture, write_tar
+
+from inkwash.data import arrays
+from inkwash.data.arrays import cached_array
+from inkwash.data.buckets import Bucketed, image_sizes, nearest, shapes
+from inkwash.data.cache import LatentCache, TokenCache
+from inkwash.data.loader import Loader
+from inkwash.data.source import open_source
+from inkwash.errors import ResourceError, UsageError
+
+
+def squares(calls: list[range]):
+    def compute(rows: range) -> np.ndarray:
+        calls.append(rows)
+        return np.array([[row, row * row] for row in rows])
+    return compute
+
+
+def test_an_array_is_computed_once_per_key(tmp_path: Path) -> None:
+    calls: list[range] = []
+    for _ in range(2):
+        array = cached_array(tmp_path / "a.npy", "key", 10, (2,), "int32", squares(calls), chunk=4)
+        assert np.array_equal(array[:, 1], np.arange(10) ** 2)
+        assert array.dtype == np.int32
+    assert calls == [range(4), range(4, 8), range(8, 10)]
+    for key, count in (("other", 10), ("other", 9)):
+        cached_array(tmp_path / "a.npy", key, count, (2,), "int32", squares(calls), chunk=4)
+    assert len(calls) == 9
+    with pytest.raises(ValueError):
+        array[0] = 1                                                                    # read-only
+
+
+def test_an_interrupted_build_is_never_taken_for_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, calls = tmp_path / "a.npy", []
+
+    def dies(rows: range) -> np.ndarray:
+        if rows.start >= 8:
+            raise KeyboardInterrupt
+        return squares([])(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_array(path, "key", 12, (2,), "int32", dies, chunk=4)
+    assert not path.exists()
+    cached_array(path, "key", 12, (2,), "int32", squares(calls), chunk=4)
+    assert len(calls) == 3
+    monkeypatch.setattr(arrays, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):                                              # dies between the data and its manifest
+        cached_array(path, "new", 12, (2,), "int32", squares([]), chunk=4)
+    monkeypatch.undo()
+    cached_array(path, "key", 12, (2,), "int32", squares(calls), chunk=4)
+    assert len(calls) == 6
+    path.write_bytes(path.read_bytes()[:-8])                                            # cut short afterwards
+    assert cached_array(path, "key", 12, (2,), "int32", squares(calls), chunk=4)[11, 1] == 121
+    assert len(calls) == 9
+
+
+def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(arrays.os, "posix_fallocate", full)
+    with pytest.raises(ResourceError, match=r"0\.4 MiB") as caught:
+        cached_array(tmp_path / "a.npy", "key", 50_000, (2,), "int32", squares([]))
+    assert (caught.value.code, caught.value.exit_code) == ("disk_full", 5)
+
+
+def test_latents_follow_batches_and_flips_and_encoders(tmp_path: Path) -> None:
+    source = open_source(f"{write_tar(tmp_path / 'a.tar', examples(9))}*2")
+    runs: list[int] = []
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        runs.append(len(images))
+        return torch.nn.functional.avg_pool2d(images.float(), 4) / 255
+
+    with Loader(source, 6, size=16, flip=True) as loader:
+        for encoder in ("one", "one", "two"):
+            cache = LatentCache(loader, tmp_path / "cache", encode, encoder=encoder, shape=(3, 4, 4))
+        assert sum(runs) == 2 * 18                                                      # 9 items and their mirror images, for two encoders
+        batch = loader.batch(4)
+        assert batch.flipped.any()
+        assert torch.equal(cache.take(batch.index, batch.flipped), encode(batch.images))
+
+
+def test_latents_of_buckets_are_refused(tmp_path: Path) -> None:
+    source = open_source(write_tar(tmp_path / "a.tar", examples(4)))
+    with Loader(source, 2, size=shapes(64)) as loader, pytest.raises(UsageError, match="one size"):
+        LatentCache(loader, tmp_path, lambda x: x, encoder="e", shape=(1,))
+
+
+def test_tokens_depend_on_captions_and_encoder(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    def encode(captions: list[str]) -> np.ndarray:
+        runs.extend(captions)
+        return np.array([[len(caption), ord(caption[-1])] for caption in captions])
+
+    source = open_source(write_tar(tmp_path / "a.tar", examples(5)))
+    renamed = open_source(write_tar(tmp_path / "b.tar", [(n, d, c.replace("number", "Number")) for n, d, c in examples(5)]))
+    for data, encoder in ((source, "x"), (source, "x"), (source, "y"), (renamed, "x")):
+        cache = TokenCache(data, tmp_path / "cache", encode, encoder=encoder, shape=(2,))
+    assert len(runs) == 15
+    assert cache.take(torch.tensor([3, 1])).tolist() == [[16, ord("3")], [16, ord("1")]]
+
+
+def test_shapes_have_about_one_area_and_the_nearest_is_chosen() -> None:
+    found = shapes(256, 32, 2.0)
+    assert (256, 256) in found
+    assert all(h % 32 == w % 32 == 0 and 0.75 * 256**2 <= h * w <= 256**2 and 0.5 <= w / h <= 2 for h, w in found)
+    assert {(w, h) for h, w in found} == set(found)
+    chosen = nearest(np.array([[500, 500], [300, 600], [900, 300], [480, 640]]), found)
+    assert [found[number] for number in chosen][:2] == [(256, 256), found[-1]]
+    assert found[chosen[2]] == found[0]
+    assert abs(np.log(found[chosen[3]][1] / found[chosen[3]][0]) - np.log(640 / 480)) < 0.2
+    for size, step, ratio in ((100, 32, 2.0), (64, 32, 0.5), (64, 0, 2.0)):
+        with pytest.raises(UsageError):
+            shapes(size, step, ratio)
+
+
+def test_buckets_cover_every_item_each_epoch_and_ranks_agree(tmp_path: Path) -> None:
+    sizes = [(24, 20), (48, 20), (20, 48), (22, 22)]
+    rows = [(f"{n:04d}", encoded(picture(n, *sizes[n % 4 if n < 40 else 0])), f"picture {n}") for n in range(43)]
+    rows.append(("zzzz", encoded(picture(1, 90, 20)), "alone in its shape"))
+    source = open_source(write_tar(tmp_path / "a.tar", rows))
+    assert np.array_equal(image_sizes(source), image_sizes(source, tmp_path / "cache"))
+    order = Bucketed(source, image_sizes(source), 4, 7, shapes(64, 16))
+    assert min(map(len, order.members)) >= 4
+    per_epoch = int(order.steps_per_epoch)
+    for epoch in range(2):
+        seen = np.concatenate([order.at(epoch * per_epoch + step).index for step in range(per_epoch)])
+        assert set(seen) == set(range(44))
+        assert len(seen) - 44 < 4 * len(order.members)
+    with Loader(source, 4, size=shapes(64, 16), seed=7) as whole, \
+            Loader(source, 4, size=shapes(64, 16), seed=7, rank=1, world=2, cache=tmp_path / "cache") as second:
+        found = set()
+        for step in range(per_epoch):
+            batch, part = whole.batch(step), second.batch(step)
+            assert torch.equal(batch.images[2:], part.images)
+            assert batch.keys[2:] == part.keys
+            found.add(tuple(batch.images.shape[2:]))
+        assert len(found) >= 3
+
+
+def test_manifests_are_plain_json(tmp_path: Path) -> None:
+    notes: dict[str, object] = {"seen": 3}
+    cached_array(tmp_path / "a.npy", "key", 4, (2,), "float32", squares([]), notes=notes)
+    stored = json.loads((tmp_path / "a.npy.json").read_text())
+    assert stored["shape"] == [4, 2]
+    assert stored["bytes"] == (tmp_path / "a.npy").stat().st_size
+    again: dict[str, object] = {}
+    cached_array(tmp_path / "a.npy", "key", 4, (2,), "float32", squares([]), notes=again)
+    assert again == {"seen": 3}
