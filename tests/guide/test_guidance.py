@@ -214,9 +214,11 @@ def test_g12_negative_takes_the_place_of_null() -> None:
     assert torch.equal(fixed(c, u, CFG(1.0, against="negative"), negative=n), c)
 
 
-@pytest.mark.parametrize("text", ["CFG('50%')", "CFG(nan)", "CFG(inf)", "CFG(True)", "CFG(None)", "AutoGuidance(scale='2')", "ClassifierGuidance(inf)",
-                                  "CFG(then=(5,))", "CFG(then=5)", "CFG(interval=5)", "CFG(strength=1)", "APG(0.5)", "APG(threshold=0)", "APG(eta=nan)",
-                                  "Interval(1, 2)", "CFG(interval=Interval(2, 1))", "CFG(interval=Interval(1, 2, 'time'))", "CFG(scale=5, against=3)"])
+@pytest.mark.parametrize("text", [
+    "CFG('50%')", "CFG(nan)", "CFG(inf)", "CFG(True)", "CFG(None)", "AutoGuidance(scale='2')", "ClassifierGuidance(inf)", "CFG(then=5)",
+    "CFG(then=(5,))", "CFG(interval=5)", "CFG(strength=1)", "APG(0.5)", "APG(threshold=0)", "APG(eta=nan)", "Interval(1, 2)", "CFG(interval=Interval(2, 1))",
+    "CFG(interval=Interval(1, 2, 'time'))", "CFG(scale=5, against=3)",
+])
 def test_g9_a_scale_is_a_number_and_fields_have_their_kind(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text, Guidance)
@@ -243,9 +245,11 @@ def test_g3_files_say_their_convention() -> None:
     assert read_scale({"guidance_scale": 7.5}) == read_scale({"cfg_scale": "7.5"}) == read_scale({"guidance_extra": 6.5}) == 7.5
     assert read_scale({"w": 6.5, "convention": "extra"}) == read_scale({"w": 7.5, "convention": "scale"}) == 7.5
     assert read_scale({"steps": 20}) is None
-    for record in ({"w": 7.5}, {"guidance": 7.5}, {"guidance_weight": 1}, {"w": 7.5, "convention": "other"}, {"guidance_scale": 7.5, "guidance_extra": 6.5}):
-        with pytest.raises(UsageError, match="convention|both given"):
+    for record in ({"w": 7.5}, {"guidance": 7.5}, {"guidance_weight": 1}, {"w": 7.5, "convention": "other"}):
+        with pytest.raises(UsageError, match="convention"):
             read_scale(record)
+    with pytest.raises(UsageError, match="both given"):
+        read_scale({"guidance_scale": 7.5, "guidance_extra": 6.5})
 
 
 def test_g10_cosine_is_high_early_and_low_late() -> None:
