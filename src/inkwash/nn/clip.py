@@ -7,7 +7,7 @@ clamped at 100 as in the paper. Trained so that each text finds its image among 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,8 @@ MAX_LOG_SCALE = math.log(100.0)
 class ClipConfig(NetworkConfig):
     """A text encoder, an image tower and the width of the space they share."""
 
-    text: TextEncoderConfig = TextEncoderConfig()
-    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
     shared_dim: int = 128
 
     def __post_init__(self) -> None:

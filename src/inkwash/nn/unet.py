@@ -62,6 +62,8 @@ class UNetConfig(NetworkConfig):
         require(0.0 <= self.dropout < 1.0, f"dropout={self.dropout} is not in [0, 1)")
         require(all(width % self.heads(width) == 0 for width in self.widths),
                 f"widths {self.widths} are not multiples of their number of heads at head_dim={self.head_dim}")
+        sites = self.cross_mid or (any(self.cross) and (self.cross_down or self.cross_up))
+        require(not self.text_dim or sites, f"text_dim={self.text_dim} but no site reads the text; set text_dim=0 or switch a site on")
         check_form(self.form, self.attention_slice)
 
     @property

@@ -1,0 +1,144 @@
+"""Attention, modulation and embeddings against their formulas (rows N5, N6, N7)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inkwash.errors import UsageError
+from inkwash.nn.attention import Attention, attend, attention_weights, check_form
+from inkwash.nn.embed import NoiseEmbedding, grid_positions, sinusoidal
+from inkwash.nn.layers import Up, channel_norm, modulate
+
+
+def heads(*shape: int, seed: int = 0, grad: bool = False) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_(grad)
+
+
+@settings(max_examples=25, deadline=None)
+@given(queries=st.integers(1, 20), keys=st.integers(1, 20), width=st.sampled_from([4, 8, 16]), masked=st.booleans(), seed=st.integers(0, 99))
+def test_n7_fused_equals_naive(queries: int, keys: int, width: int, masked: bool, seed: int) -> None:
+    q, k, v = heads(2, 3, queries, width, seed=seed), heads(2, 3, keys, width, seed=seed + 1), heads(2, 3, keys, width, seed=seed + 2)
+    mask = torch.arange(keys)[None] < torch.tensor([[max(1, keys // 2)], [0 if seed % 2 else keys]]) if masked else None
+    fused, naive = attend(q, k, v, mask, "sdpa"), attend(q, k, v, mask, "naive")
+    torch.testing.assert_close(fused, naive, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(attend(q, k, v, mask, "naive", slice_size=3), naive, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["sdpa", "naive"])
+def test_causal_attention_reads_the_past_only(form: str) -> None:
+    q, k, v = heads(1, 2, 6, 8, seed=1), heads(1, 2, 6, 8, seed=2), heads(1, 2, 6, 8, seed=3)
+    out = attend(q, k, v, None, form, causal=True)
+    later = v.clone()
+    later[:, :, 4:] += 5.0
+    changed = attend(q, k, later, None, form, causal=True)
+    assert torch.equal(out[:, :, :4], changed[:, :, :4])
+    assert (out[:, :, 4:] - changed[:, :, 4:]).abs().min() > 1e-3
+    torch.testing.assert_close(out[:, :, 0], v[:, :, 0])                                # the first reads itself alone
+
+
+@pytest.mark.parametrize("form", ["sdpa", "naive"])
+def test_gradients_agree_and_stay_finite_when_everything_is_masked(form: str) -> None:
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    q, k, v = (heads(2, 1, 4, 8, seed=1, grad=True), heads(2, 1, 3, 8, seed=2, grad=True), heads(2, 1, 3, 8, seed=3, grad=True))
+    out = attend(q, k, v, mask, form)
+    assert torch.equal(out[1], torch.zeros_like(out[1]))
+    out.square().sum().backward()
+    assert torch.equal(v.grad[0, :, 2], torch.zeros(1, 8))                              # a masked value gets no gradient at all
+    assert torch.equal(v.grad[1], torch.zeros(1, 3, 8))
+    weights = attention_weights(q, k, mask).detach()
+    expected = 2 * weights.transpose(-1, -2) @ (weights @ v.detach())                   # d/dv sum (W v)^2
+    torch.testing.assert_close(v.grad, expected, rtol=1e-5, atol=1e-6)
+    assert torch.isfinite(q.grad).all()
+    assert torch.isfinite(k.grad).all()
+
+
+def test_n6_worked_cross_attention() -> None:
+    """Scores whose softmax is .359, .292, .349 read the values to [.589, .311]; a masked fourth word has weight 0."""
+    weights = torch.tensor([0.359, 0.292, 0.349])
+    d = 4
+    q = torch.tensor([[1.0, 0.0, 0.0, 0.0]])                                            # one image position
+    k = torch.zeros(4, d)
+    k[:3, 0] = weights.log() * math.sqrt(d)
+    k[3, 0] = 9.0                                                                       # the padding would win if it counted
+    v = torch.tensor([[0.7, 0.2], [0.2, 0.7], [0.8, 0.1], [1e6, -1e6]])
+    mask = torch.tensor([[True, True, True, False]])
+    found = attention_weights(q[None, None], k[None, None], mask)[0, 0, 0]
+    torch.testing.assert_close(found[:3], weights, rtol=0, atol=1e-6)
+    assert found[3] == 0.0
+    for form in ("sdpa", "naive"):
+        v_padded = torch.nn.functional.pad(v, (0, d - 2))
+        out = attend(q[None, None], k[None, None], v_padded[None, None], mask, form)[0, 0, 0, :2]
+        assert [round(value, 3) for value in out.tolist()] == [0.589, 0.311]
+
+
+def test_n5_worked_modulation() -> None:
+    """Both quoted vectors are modulations of one vector, hence of each other: the second is 0.7 times the first plus 0.055."""
+    x = torch.tensor([0.2, -0.1, 0.5], dtype=torch.float64)
+    first, second = torch.tensor([0.25, -0.2, 0.7], dtype=torch.float64), torch.tensor([0.23, -0.085, 0.545], dtype=torch.float64)
+    def number(value: float) -> torch.Tensor:
+        return torch.tensor(value, dtype=torch.float64)
+    torch.testing.assert_close(modulate(x, number(0.5), number(-0.05)), first, rtol=1e-10, atol=0)
+    torch.testing.assert_close(modulate(x, number(0.05), number(0.02)), second, rtol=1e-10, atol=0)
+    torch.testing.assert_close(modulate(first, number(-0.3), number(0.055)), second, rtol=1e-10, atol=0)
+
+
+def test_n7_exclusive_options_raise() -> None:
+    check_form("naive", 16)
+    check_form("sdpa", 0)
+    for form in ("sdpa", "auto"):
+        with pytest.raises(UsageError, match="exclude each other"):
+            check_form(form, 16)
+    with pytest.raises(UsageError, match="choose one of auto, sdpa, naive"):
+        check_form("flash")
+
+
+def test_sliced_module_equals_whole() -> None:
+    torch.manual_seed(0)
+    whole = Attention(16, 4, context_width=6, form="naive", zero_out=False)
+    sliced = Attention(16, 4, context_width=6, form="naive", slice_size=5, zero_out=False)
+    sliced.load_state_dict(whole.state_dict())
+    x, context = torch.randn(2, 12, 16), torch.randn(2, 3, 6)
+    torch.testing.assert_close(whole(x, context), sliced(x, context))
+
+
+def test_noise_embedding_tells_all_levels_apart() -> None:
+    torch.manual_seed(0)
+    levels = torch.linspace(0, 1000, 1001)
+    waves = sinusoidal(levels, 256)
+    torch.testing.assert_close(waves.square().sum(-1), torch.full((1001,), 128.0))
+    assert torch.equal(waves[0], torch.cat([torch.ones(128), torch.zeros(128)]))
+    assert (waves[1:] - waves[:-1]).norm(dim=-1).min() > 1.0
+    embedding = NoiseEmbedding(32).bfloat16()(levels.bfloat16().float() + 0.0)
+    assert embedding.dtype == torch.bfloat16
+    near = NoiseEmbedding(32)(torch.tensor([500.0, 500.0 + 1e-3]))
+    assert (near[0] - near[1]).norm() < 1e-3                                            # smooth in the level
+
+
+def test_grid_positions_are_unique_and_consistent_across_sizes() -> None:
+    small, large = grid_positions(3, 5, 32), grid_positions(7, 9, 32)
+    assert torch.cdist(large, large).fill_diagonal_(9.0).min() > 0.1
+    torch.testing.assert_close(small.view(3, 5, 32), large.view(7, 9, 32)[:3, :5])
+
+
+def test_channel_norm_has_no_mean_unit_power_and_does_not_mix_pixels() -> None:
+    x = torch.randn(2, 64, 5, 6, dtype=torch.float64) * 7 + 3
+    y = channel_norm(x)
+    torch.testing.assert_close(y.mean(1), torch.zeros(2, 5, 6, dtype=torch.float64))
+    torch.testing.assert_close(y.var(1, unbiased=False), torch.ones(2, 5, 6, dtype=torch.float64), rtol=1e-5, atol=0)
+    changed = x.clone()
+    changed[:, :, 2, 3] = torch.randn(2, 64, dtype=torch.float64)
+    same = (channel_norm(changed) == y).all(1)
+    assert not same[:, 2, 3].any()
+    assert same.sum() == 2 * 5 * 6 - 2
+
+
+def test_up_starts_as_nearest_neighbour() -> None:
+    torch.manual_seed(0)
+    y = Up(6, 4)(torch.randn(1, 6, 3, 3))
+    assert y.std() > 0.1
+    assert torch.equal(y, y[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2))
