@@ -1,6 +1,6 @@
 """Opening data: which reader a path needs, and several paths as one.
 
-A path may carry a weight: `photos*3` counts every image of `photos` three times in an epoch. Positions in a `Mixture` are counted with
+A path may carry a weight: `photos*3` counts every image of `photos` three times in an epoch. `scenes:NUM` needs no files. Positions in a `Mixture` are counted with
 repeats; `origin` maps them to the distinct items, which is what caches store.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from inkwash.data.folder import MetadataFolder, caption_folders
 from inkwash.data.item import FORMATS, IMAGE_SUFFIXES, Item, Source, fingerprint_of
 from inkwash.data.parquet import Parquet
+from inkwash.data.scenes.source import open_scenes
 from inkwash.data.tar import Tar
 from inkwash.errors import DataError
 
@@ -134,6 +135,8 @@ def _weight(text: str | Path) -> tuple[Path, int]:
 
 
 def _open_path(path: Path) -> list[tuple[Source, int]]:
+    if str(path).startswith("scenes:"):
+        return [(open_scenes(str(path)), 1)]
     try:
         if path.is_dir():
             return _open_folder(path)
