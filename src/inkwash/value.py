@@ -14,6 +14,7 @@ import inspect
 import math
 import types
 import typing
+import warnings
 from typing import Any, ClassVar, TypeVar
 
 from inkwash.errors import UsageError
@@ -101,7 +102,9 @@ def names(base: type[Value]) -> list[str]:
 def parse(text: str, base: type[V]) -> V:
     """The Value that `text` describes: `ddim`, `DDIM(eta=0.5)` or `ddim(eta=0.5)`. Raises UsageError `bad_value` or `unknown_name`."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UsageError("bad_value", f"cannot read {text[:80]!r} as a {base.__name__.lower()}; "
                                       f"write a name or Name(field=value); known: {', '.join(names(base))}") from None
