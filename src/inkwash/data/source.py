@@ -1,7 +1,7 @@
 """Opening data: which reader a path needs, and several paths as one.
 
-A path may carry a weight: `photos*3` counts every image of `photos` three times in an epoch. `scenes:NUM` needs no files. Positions in a `Mixture` are counted with
-repeats; `origin` maps them to the distinct items, which is what caches store.
+A path may carry a weight: `photos*3` counts every image of `photos` three times in an epoch. `scenes:NUM` needs no files. Positions in a
+`Mixture` are counted with repeats; `origin` maps them to the distinct items, which is what caches store.
 """
 
 from __future__ import annotations

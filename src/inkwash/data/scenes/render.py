@@ -12,7 +12,7 @@ from PIL import Image
 
 from inkwash.data.scenes.layout import CANVAS, Group, Scene, Thing, drawing_order
 from inkwash.data.scenes.sprite import COS, REACH, SIN, WINDOW, shadow, sprite
-from inkwash.data.scenes.vocabulary import BACKGROUNDS, COLOURS, LIGHTS, Light
+from inkwash.data.scenes.vocabulary import BACKGROUNDS, COLOURS, FLAT_FACED, LIGHTS, Light
 
 FINER = 2
 VIEW = np.array([0.0, SIN, COS], dtype=np.float32)
@@ -102,21 +102,22 @@ def _draw(frame: np.ndarray, thing: Thing, group: Group, light: Light, side: int
     half /= np.sqrt((half * half).sum())
     gloss = np.clip(np.tensordot(half, normal, 1), 0, 1)
     fresnel = (1 - toward) ** 3
+    polish = 0.2 if thing.shape in FLAT_FACED else 1.0
     received = ambient * dome[..., None] + key * diffuse[..., None]                    # (h, w, 3)
 
     if group.material == "matte":
         shaded, opacity = colour * received * 1.05, cover
     elif group.material == "shiny":
-        shine = 1.1 * gloss ** 70 + 0.22 * gloss ** 12
+        shine = polish * (1.1 * gloss ** 70 + 0.22 * gloss ** 12)
         shaded, opacity = colour * received + (shine[..., None] * key + (0.16 * fresnel)[..., None] * ambient), cover
     elif group.material == "metal":
         mirror = 2 * toward * normal - VIEW[:, None, None]
         seen = _studio(mirror[1] + 0.35 * (height - 0.9), mirror[0] * side)             # near walls: flat faces show a gradient too
         tinted = colour * 0.92 + 0.035
-        shaded = tinted * (seen[..., None] * (ambient + 0.75 * key) + 0.25 * received) + (1.0 * gloss ** 50)[..., None] * key
+        shaded = tinted * (seen[..., None] * (ambient + 0.75 * key) + 0.25 * received) + (polish * gloss ** 50)[..., None] * key
         opacity = cover
     else:
-        shine = 1.6 * gloss ** 120 + 0.25 * gloss ** 18
+        shine = polish * (1.6 * gloss ** 120 + 0.25 * gloss ** 18)
         back = np.clip(-facing, 0, 1) ** 2                                              # light gathered on the far side
         body = colour * (ambient + key * 0.25 + (0.9 * back)[..., None] * key)
         density = np.clip(0.30 + 0.45 * (1 - toward) ** 1.5, 0, 1)

@@ -47,7 +47,7 @@ def draw(seed: int, number: int, size: int = 128, *, pixels: bool = True) -> Pic
         members = [index for index, thing in enumerate(scene.things) if thing.group == at]
         objects.append({
             "shape": group.shape, "color": group.colour, "size": group.size, "material": group.material, "count": group.count,
-            "boxes": [[round(edge * scale, 1) for edge in bounds(scene.things[index])] for index in members],
+            "boxes": [[round(float(edge) * scale, 1) for edge in bounds(scene.things[index])] for index in members],
             "visible": [round(shown[index], 3) for index in members],
         })
     labels: dict[str, object] = {

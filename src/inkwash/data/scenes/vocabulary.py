@@ -24,6 +24,7 @@ SHAPES = {                                                                      
     "moon": (("moon", "moons"), ("crescent", "crescents")),
 }
 FLAT_TOPPED = ("cube", "cylinder")
+FLAT_FACED = ("cube", "pyramid", "diamond")                                            # a highlight would cover a whole face
 
 
 def _linear(text: str) -> tuple[float, float, float]:
