@@ -36,6 +36,13 @@ check: $(BIN)/.dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
+bench: $(BIN)/.dev
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+train-demo: $(BIN)/.dev
+	$(BIN)/inkwash train scenes-demo --data scenes:4000 --out demo $(ARGS)
+	@echo "the sheets of each stage: demo/samples"
+
 docs: $(BIN)/.dev
 	$(BIN)/mkdocs build --strict
 
@@ -48,4 +55,4 @@ clean:
 	rm -rf $(VENV)
 
 .DEFAULT_GOAL := image
-.PHONY: image install test check docs lock clean
+.PHONY: image install test check bench train-demo docs lock clean
