@@ -1,9 +1,10 @@
 """Text to images: a denoiser, a codec and a conditioner, and the requests that run through them.
 
 `generate` is the core: each request becomes a program (sampler's table, start noise), and all programs of one image size advance
-together, one guided evaluation per row. Every network call has the same shape: `micro_batch` rows, filled up when fewer are left. So an
-image is a function of its request alone, and its bytes are the same in any company; `determinism` proves that on this machine before it
-says "exact". `Pipeline.__call__` wraps the core in the argument names that users of diffusers know.
+together, one guided evaluation per row. Network calls have `micro_batch` rows, filled up when fewer are left, or a larger number that a
+self-test found to give the same bits. So an image is a function of its request alone, and its bytes are the same in any company;
+`determinism` proves that on this machine before it says "exact". `Pipeline.__call__` wraps the core in the argument names that users
+of diffusers know.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from inkwash.request import Request, check_guidance, check_int, inert
 from inkwash.sample import Program, Progress, Sampler, prior, run
 from inkwash.value import parse
 
+CONDITIONS = ("cond", "negative", "null")
 StepCallback = Callable[[Progress], None]
 
 
@@ -62,7 +64,7 @@ class Image:
 class Pipeline:
     """A model that is ready to make images. `schedule` is its noise process; `info` what its folder says of it."""
 
-    micro_batch = 2
+    micro_batch = 2                                        # rows of a network call: guidance has two branches
 
     def __init__(self, denoiser: Denoiser, codec: Codec, conditioner: Conditioner, info: ModelInfo, source: Path | None = None) -> None:
         self.denoiser = denoiser.eval()
@@ -121,6 +123,7 @@ class Pipeline:
             _place(self.codec.vae, self.device, self.dtype)
         self.conditioner.to(self.device)
         self.__dict__.pop("determinism", None)
+        self.__dict__.pop("row_sizes", None)
         return self
 
     @cached_property
@@ -136,6 +139,13 @@ class Pipeline:
         from inkwash.selftest import same_bits
 
         return "exact" if same_bits(self) else "tolerance"
+
+    @cached_property
+    def row_sizes(self) -> tuple[int, ...]:
+        """Sizes of a network call that a self-test found to give the bits of `micro_batch`: larger ones make many images faster."""
+        from inkwash.selftest import certified
+
+        return certified(self)
 
     @property
     def models(self) -> dict[str, Callable[[Tensor, Level, Cond], Tensor]]:
@@ -180,6 +190,8 @@ class Pipeline:
         """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call."""
         programs = [self.program(request) for request in requests]
         guidances = [self.guidance(request) for request in requests]
+        for program, guidance in zip(programs, guidances):
+            self._require_branches(program, guidance)
         done: list[Image | None] = [None] * len(requests)
         groups: dict[tuple[int, int], list[int]] = {}
         for i, request in enumerate(requests):
@@ -198,7 +210,7 @@ class Pipeline:
 
         def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
             x0, calls = evaluate(self.models, x, level, [guidances[i] for i in index.tolist()],
-                                 {name: cond.take(index) for name, cond in conds.items()}, self.micro_batch)
+                                 {name: cond.take(index) for name, cond in conds.items()}, self._rows(x.shape[1:], 2 * len(index)))
             nfe[index] += calls
             return x0
 
@@ -208,6 +220,20 @@ class Pipeline:
         share = (time.perf_counter() - began) / len(requests)
         return [Image(request, picture, latent, int(count), share, self.report(request))
                 for request, picture, latent, count in zip(requests, pixels, latents, nfe)]
+
+    def _require_branches(self, program: Program, guidance: Guidance) -> None:
+        """Raises UsageError `unknown_branch` when the guidance will ask for a model or a condition that is not there."""
+        levels = Level(program.plan.alpha[:-1], program.plan.sigma[:-1])
+        for branch in {branch for lam in levels.lam.tolist() for branch in guidance.branches(lam)}:
+            for name, known, kind in ((branch.model, tuple(self.models), "model"), (branch.cond, CONDITIONS, "condition")):
+                if name not in known:
+                    raise UsageError("unknown_branch", f"guidance {guidance!r} asks for the {kind} {name!r}; there are {', '.join(known)}")
+
+    def _rows(self, shape: torch.Size, pending: int) -> int:
+        """Rows of a network call: the most that `row_sizes` allows without much filling up."""
+        if pending <= self.micro_batch or tuple(shape) != self.codec.shape(*self.info.sizes.default):
+            return self.micro_batch
+        return max(size for size in self.row_sizes if size <= pending)
 
     def _conds(self, requests: Sequence[Request]) -> dict[str, Cond]:
         texts = list(dict.fromkeys(text for request in requests for text in (request.prompt, request.negative)))
@@ -258,9 +284,9 @@ class Pipeline:
         plans = [self.program(request).plan.rows for request in requests[:1]]
         return tqdm(**{"total": max(plans, default=0), "leave": False, **self._progress})
 
-    def set_progress_bar_config(self, **settings: Any) -> None:
-        """Settings of the tqdm bar, such as disable=True."""
-        self._progress = settings
+    def set_progress_bar_config(self, *, disable: bool | None = None, leave: bool = False, desc: str | None = None) -> None:
+        """Settings of the tqdm bar; disable=None shows it on a terminal only."""
+        self._progress = {"disable": disable, "leave": leave, "desc": desc}
 
     def enable_vae_tiling(self, tile: int = 512) -> None:
         """Decodes images with a side above `tile` pixels in tiles, so that memory does not grow with the image."""

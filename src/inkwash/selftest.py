@@ -30,16 +30,35 @@ def same_bits(pipeline: Pipeline) -> bool:
     again = pipeline.conditioner(PROMPTS[::-1]).to(pipeline.device).take([2, 1, 0])
     if any(not torch.equal(conds[name], again[name]) for name in conds):
         return False
-    shape = pipeline.codec.shape(*pipeline.info.sizes.default)
-    x = torch.stack([noise.normal(shape, 0, i, 0, "self-test") for i in range(3)]).to(pipeline.device)
-    level = pipeline.schedule.gauge.split(torch.tensor([0.0, -1.0, 1.5], dtype=torch.float64))
+    x, level = _samples(pipeline, 3)
     size = pipeline.micro_batch
-    places = [[0 if i == slot else other for i in range(size)] for slot in range(size) for other in (0, 1, 2)]
+    places = [[0 if i == slot else other for i in range(size)] for slot, other in ((0, 0), (0, 1), (size - 1, 1), (0, 2))]
     answers = [_rows(pipeline, x, level, conds, place)[place.index(0)] for place in places]
     if any(not torch.equal(answers[0], answer) for answer in answers):
         return False
     clean = Clean(x[:1])
     return torch.equal(pipeline.codec.decode(clean), pipeline.codec.decode(clean))
+
+
+@torch.inference_mode()
+def certified(pipeline: Pipeline) -> tuple[int, ...]:
+    """The sizes of a network call, `micro_batch` first, at which eight different rows have the bits that they have at `micro_batch`."""
+    conds = pipeline.conditioner([PROMPTS[i % len(PROMPTS)] for i in range(8)]).to(pipeline.device)
+    x, level = _samples(pipeline, 8)
+
+    def answer(size: int) -> Tensor:
+        return torch.cat([_rows(pipeline, x, level, conds, list(range(start, start + size))) for start in range(0, 8, size)])
+
+    size = pipeline.micro_batch
+    reference = answer(size)
+    return (size, *(larger for larger in (2 * size, 4 * size) if larger <= 8 and torch.equal(answer(larger), reference)))
+
+
+def _samples(pipeline: Pipeline, count: int) -> tuple[Tensor, Level]:
+    """Noise at levels from clean to noisy."""
+    shape = pipeline.codec.shape(*pipeline.info.sizes.default)
+    x = torch.stack([noise.normal(shape, 0, i, 0, "self-test") for i in range(count)]).to(pipeline.device)
+    return x, pipeline.schedule.gauge.split(torch.linspace(-1.0, 1.5, count, dtype=torch.float64))
 
 
 def _rows(pipeline: Pipeline, x: Tensor, level: Level, conds: Cond, place: list[int]) -> Tensor:

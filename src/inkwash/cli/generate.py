@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from inkwash.cli.main import warn
-from inkwash.cli.settings import Options, describe_model, first_request, load, produce, record, repeated, settings
+from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce, record, repeated, settings
 from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
 from inkwash.request import check_int
 
@@ -60,9 +60,11 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
     quiet
         Print nothing but errors.
     """
-    folder, info = describe_model(model)
+    options = Options(steps, sampler, spacing, guidance, negative, seed, size)
+    check_options(prompt, options)
     number = check_int(num, "-n", "bad_count", 1, MAX_IMAGES)
-    requests = repeated(first_request(prompt, Options(steps, sampler, spacing, guidance, negative, seed, size), info), number)
+    folder, info = describe_model(model)
+    requests = repeated(first_request(prompt, options, info), number)
     names = Names(out)
     names.prepare()
     pipeline = load(folder, device)

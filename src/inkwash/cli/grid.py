@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from inkwash._version import __version__
 from inkwash.cli.main import warn
-from inkwash.cli.settings import Options, describe_model, first_request, load, produce
+from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce
 from inkwash.errors import UsageError
 from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
 
@@ -76,7 +76,8 @@ def grid(prompt: str = "", /, *, x: str, y: str | None = None, out: Annotated[st
     sheet = draw(pictures, columns.labels, rows.labels if rows.name else None)
     record = {"format": 1, "version": __version__, "model": info.name, "model_hash": pipeline.hash,
               "grid": {"x": list(columns), "y": list(rows)}, "requests": [dataclasses.asdict(request) for request in requests]}
-    text = infotext(requests[0].prompt, requests[0].negative, {"Grid x": x, "Grid y": y or "none", "Model": info.name, "Version": f"inkwash {__version__}"})
+    pairs = {"Grid x": x, "Grid y": y or "none", "Model": info.name, "Version": f"inkwash {__version__}"}
+    text = infotext(requests[0].prompt, requests[0].negative, pairs)
     path = names.save(png_bytes(sheet, text, record), requests[0].seed)
     notes = list(dict.fromkeys(note for image in images for note in image.warnings))
     if json:
@@ -97,7 +98,9 @@ def _requests(prompt: str, options: Options, columns: Axis, rows: Axis, info: Mo
         for across in columns.values:
             given = {columns.name: across, **({rows.name: down} if rows.name else {})}
             text = given.pop("prompt", prompt)
-            request = first_request(text, dataclasses.replace(options, **given), info)
+            changed = dataclasses.replace(options, **given)
+            check_options(text, changed)
+            request = first_request(text, changed, info)
             base = base or request
             found.append(request if options.seed is not None or "seed" in given else dataclasses.replace(request, seed=base.seed))
     return found

@@ -71,7 +71,8 @@ def parts_of(folder: Path) -> list[dict[str, Any]]:
 
 def text_of(found: dict[str, Any], words: int) -> str:
     """The description for people."""
-    lines = [f"{found['name']}  {found['hash'][:10]}  {found['parameters']:,} parameters, {found['bytes'] / 2**20:.1f} MiB, {found['written_by']}", ""]
+    size = f"{found['parameters']:,} parameters, {found['bytes'] / 2**20:.1f} MiB"
+    lines = [f"{found['name']}  {found['hash'][:10]}  {size}, {found['written_by']}", ""]
     for part in found["parts"]:
         lines += [f"  {part['part']:<14}{part['parameters']:>12,} parameters{part['bytes'] / 2**20:8.2f} MiB  {part['dtype']}",
                   f"  {'':<14}{part['config']}"]
@@ -79,7 +80,8 @@ def text_of(found: dict[str, Any], words: int) -> str:
     codec = found["codec"]
     lines += ["", f"process        {found['process']}",
               f"               terminal leak sqrt(alpha_bar_T) = {leak:.3g}" + ("" if leak else ": pure noise at the start"),
-              f"prediction     {found['prediction']}, gauge {found['gauge']}, sigma_data {found['sigma_data']:g}, noise told as {found['coordinate']}"]
+              f"prediction     {found['prediction']}, gauge {found['gauge']}, sigma_data {found['sigma_data']:g}",
+              f"               noise told as {found['coordinate']}"]
     if codec["kind"] == "latent":
         lines += [f"latents        {codec['channels']} channels, 1/{codec['factor']} of the size",
                   f"               mean {_numbers(codec['mean'])}", f"               std  {_numbers(codec['std'])}"]
@@ -88,7 +90,7 @@ def text_of(found: dict[str, Any], words: int) -> str:
     default = found["defaults"]
     lines += [f"conditioning   {found['conditioning']}" + (f", {found['length']} tokens" if found["length"] else ""),
               f"sizes          {found['sizes']}",
-              f"defaults       steps {default['steps']}, sampler {default['sampler']}, spacing {default['spacing']}, guidance {default['guidance']:g}",
+              f"defaults       {', '.join(f'{key} {value}' for key, value in default.items())}",
               f"determinism    {found['determinism']} on this machine, computing in {found['compute_dtype']}"]
     vocabulary = found["vocabulary"]
     if vocabulary:

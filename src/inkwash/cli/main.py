@@ -7,6 +7,7 @@ on request. Telemetry of the libraries below is switched off before any of them 
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import signal
@@ -49,9 +50,11 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code."""
     debug = "--debug" in _options(arguments)
     words = [word for i, word in enumerate(arguments) if word != "--debug" or i >= len(_options(arguments))]
-    warnings.showwarning = _show if not debug else warnings.showwarning
     try:
-        code = _call(words)
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _show  # type: ignore[assignment]
+            code = _call(words)
         sys.stdout.flush()
         return code
     except InkwashError as error:
@@ -78,6 +81,10 @@ def _call(words: Sequence[str]) -> int:
     if not words:
         app.help_print([])
         return 0
+    if words[0] not in COMMANDS and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
+        raise UsageError("usage", f"there is no command {words[0][:60]!r}; {hint} see inkwash --help")
     try:
         result = app(list(words), exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -16,6 +16,8 @@ from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_
 if TYPE_CHECKING:
     from inkwash.pipeline import Image, Pipeline
 
+AT_ONCE = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -30,6 +32,18 @@ class Options:
     size: str | None = None
 
 
+def check_options(prompt: str, options: Options) -> None:
+    """Refuses what no model could do, before one is looked up."""
+    require_prompt(prompt)
+    check_text(options.negative or "", "the negative prompt")
+    if options.steps is not None:
+        check_int(options.steps, "--steps", "bad_steps", 1, MAX_STEPS)
+    if options.seed is not None:
+        check_int(options.seed, "--seed", "bad_seed", 0, MAX_SEED)
+    if options.guidance is not None:
+        check_guidance(options.guidance, "--guidance")
+
+
 def describe_model(model: str) -> tuple[Path, ModelInfo]:
     """Folder and description of a model, without its tensors. Raises CheckpointError."""
     folder = find_model(model)
@@ -39,7 +53,6 @@ def describe_model(model: str) -> tuple[Path, ModelInfo]:
 def first_request(prompt: str, options: Options, info: ModelInfo) -> Request:
     """The request of the first image, checked as far as it can be without torch. A seed that is not given is random."""
     default = info.defaults
-    require_prompt(prompt)
     width, height = info.sizes.check(*check_size(options.size, str(info.sizes))) if options.size is not None else info.sizes.default
     return Request(prompt, check_text(options.negative or "", "the negative prompt"),
                    check_int(options.seed, "--seed", "bad_seed", 0, MAX_SEED) if options.seed is not None else _random_seed(),
@@ -68,21 +81,21 @@ def load(folder: Path, device: str) -> Pipeline:
 
 
 def produce(pipeline: Pipeline, requests: list[Request], quiet: bool) -> Iterator[Image]:
-    """The images in order, as they are finished, two at a time; every request is checked before the first one runs."""
+    """The images in order, as they are finished, AT_ONCE at a time; every request is checked before the first one runs."""
     programs = [pipeline.program(request) for request in requests]
     for request in requests:
         pipeline.guidance(request)
-    pairs = [requests[start : start + 2] for start in range(0, len(requests), 2)]
-    rows = [max(program.plan.rows for program in programs[start : start + 2]) for start in range(0, len(requests), 2)]
+    groups = [requests[start : start + AT_ONCE] for start in range(0, len(requests), AT_ONCE)]
+    rows = [max(program.plan.rows for program in programs[start : start + AT_ONCE]) for start in range(0, len(requests), AT_ONCE)]
     with bar(sum(rows), quiet) as advance:
-        for pair, total in zip(pairs, rows):
+        for group, total in zip(groups, rows):
             state = {"done": 0}
 
             def on_step(progress: Any, state: dict[str, int] = state) -> None:
                 state["done"] += 1
                 advance(1)
 
-            images = pipeline.generate(pair, on_step)
+            images = pipeline.generate(group, on_step)
             advance(total - state["done"])
             yield from images
 

@@ -13,11 +13,12 @@ INK, PAPER = (32, 32, 36), (250, 250, 248)
 def draw(pictures: Sequence[Image.Image], columns: Sequence[str], rows: Sequence[str] | None) -> Image.Image:
     """The sheet; pictures come row by row and each cell is as large as the largest of them."""
     wide, high = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    font = ImageFont.load_default(max(11, min(24, wide // 10)))
+    size = max(11, min(24, wide // 10))
+    font = ImageFont.load_default(size)
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     column_lines = [_wrap(pen, label, font, wide) for label in columns]
     row_lines = [_wrap(pen, label, font, max(60, wide // 2)) for label in rows] if rows else []
-    line = int(font.size * 1.3)
+    line = int(size * 1.3)
     top = GAP + line * max(map(len, column_lines))
     left = GAP + (max(int(pen.textlength(text, font)) for lines in row_lines for text in lines) + GAP if rows else 0)
     across, down = len(columns), len(rows or [""])

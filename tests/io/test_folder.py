@@ -1,0 +1,119 @@
+"""Parts and manifests: what comes back is what went in, or an error that names the difference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from inkwash.condition import Null, NullConfig
+from inkwash.errors import CheckpointError, UsageError
+from inkwash.io.folder import load_info, load_part, model_hash, part_config, save_info, save_part
+from inkwash.io.info import ModelInfo, Sizes, find_model, info_text, read_info
+from inkwash.io.tensors import read_manifest
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def test_a_part_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    part = Null(NullConfig(5, 3))
+    torch.nn.init.normal_(part.token)
+    save_part(tmp_path, "conditioner", part)
+    again = load_part(tmp_path, "conditioner")
+    assert part_config(tmp_path, "conditioner") == again.config == NullConfig(5, 3)
+    assert torch.equal(again.token, part.token)
+    assert not again.training
+
+
+def test_a_dtype_halves_the_file_and_loads_as_float32(tmp_path: Path) -> None:
+    part = Null(NullConfig(4096, 8))
+    torch.nn.init.normal_(part.token)
+    sizes = []
+    for dtype in (None, torch.bfloat16):
+        save_part(tmp_path, "conditioner", part, dtype=dtype)
+        sizes.append((tmp_path / "conditioner" / "model.safetensors").stat().st_size)
+    again = load_part(tmp_path, "conditioner")
+    assert sizes[1] < 0.6 * sizes[0]
+    assert again.token.dtype == torch.float32
+    assert torch.equal(again.token, part.token.bfloat16().float())
+
+
+def test_the_layout_is_the_usual_one_and_the_manifest_lists_every_file(tiny_model: Path) -> None:
+    files = {path.relative_to(tiny_model).as_posix() for path in tiny_model.rglob("*") if path.is_file()}
+    assert {"model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"} <= files
+    assert set(read_manifest(tiny_model)) == files - {"manifest.json"}
+    index = json.loads((tiny_model / "model_index.json").read_text())
+    assert index["unet"] == ["inkwash", "UNet"]
+
+
+def test_the_hash_is_of_what_decides_pixels(copy: Path) -> None:
+    before = model_hash(copy)
+    info = read_info(copy)
+    save_info(copy, dataclasses.replace(info, card={"license": "other"}, vocabulary={}))
+    assert model_hash(copy) == before
+    save_info(copy, dataclasses.replace(info, mean=(0.5, 0.0, 0.0, 0.0)))
+    changed = model_hash(copy)
+    assert changed != before
+    part = load_part(copy, "conditioner")
+    torch.nn.init.constant_(part.token, 0.5)
+    save_part(copy, "conditioner", part)
+    assert model_hash(copy) not in (before, changed)
+
+
+def test_info_survives_its_file(tmp_path: Path) -> None:
+    info = ModelInfo("x", "Shifted(base=Straight(), shift=2.0)", "Velocity()", "FLOW", network="transformer", mean=(0.0,), std=(2.0,),
+                     sizes=Sizes((64, 96), 32, 128, 32), card={"a": [1, {"b": None}]}, vocabulary={"é": 3})
+    save_info(tmp_path, info)
+    assert load_info(tmp_path) == info
+
+
+@pytest.mark.parametrize(("change", "part"), [({"mean": "x"}, "mean"), ({"steps": 3}, "steps"), ({"network": "mlp"}, "network"),
+                                              ({"std": [0.0], "mean": [0.0]}, "std"), ({"sizes": {"least": 1.5}}, "least"),
+                                              ({"vocabulary": {"a": "b"}}, "vocabulary"), ({"channels": True}, "channels")])
+def test_info_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, change: dict[str, object], part: str) -> None:
+    raw = json.loads(info_text(ModelInfo("x", "Cosine()", "V()", mean=(0.0,), std=(1.0,))))
+    (tmp_path / "inkwash.json").write_text(json.dumps({**raw, **change}))
+    with pytest.raises(CheckpointError, match=part):
+        read_info(tmp_path)
+
+
+def test_tensors_of_another_architecture_are_refused_with_the_first_differences(copy: Path) -> None:
+    path = copy / "conditioner" / "config.json"
+    save_part(copy, "conditioner", Null(NullConfig(32, 32)), NullConfig(32, 7))
+    with pytest.raises(CheckpointError, match=r"pooled: expected \(7,\), found \(32,\)") as caught:
+        load_part(copy, "conditioner")
+    assert caught.value.code == "arch_mismatch"
+    assert path.is_file()
+
+
+def test_T27_a_pickle_under_the_name_of_safetensors_is_refused(copy: Path) -> None:
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(b"PK\x03\x04" + b"0" * 100)
+    with pytest.raises(CheckpointError) as caught:
+        load_part(copy, "vae")
+    assert caught.value.code in ("unsafe_format", "ckpt_corrupt")
+
+
+def test_models_are_found_by_folder_and_unknown_ones_list_the_known(tiny_model: Path, tmp_path: Path) -> None:
+    assert find_model(tiny_model) == tiny_model
+    for wrong in ("nope", "../etc", "", str(tmp_path), "a/b"):
+        with pytest.raises(CheckpointError, match="known") as caught:
+            find_model(wrong)
+        assert caught.value.exit_code == 4
+
+
+def test_sizes_say_what_is_allowed() -> None:
+    sizes = Sizes((128, 128), 64, 256, 16)
+    assert sizes.check(64, 256) == (64, 256)
+    for wrong in ((0, 64), (63, 64), (72, 64), (64, 272), (99999, 99999)):
+        with pytest.raises(UsageError, match=r"64\.\.256 in steps of 16"):
+            sizes.check(*wrong)
+    assert str(Sizes((128, 128), 128, 128, 128)) == "128x128"

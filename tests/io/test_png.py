@@ -1,0 +1,94 @@
+"""Pictures say how they were made and never overwrite one another."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from inkwash.errors import CheckpointError, DataError, UsageError
+from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes, quote, read_infotext, read_png
+
+PICTURE = Image.frombytes("RGB", (4, 3), bytes(range(36)))
+LINE = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=30)
+KEY = st.from_regex(r"[A-Z][a-z]{1,6}( [a-z]{1,6})?", fullmatch=True)
+
+
+@given(prompt=st.lists(LINE, min_size=1, max_size=3).map("\n".join), negative=LINE, settings=st.dictionaries(KEY, LINE.map(str.strip), min_size=3))
+def test_the_infotext_grammar_is_read_back(prompt: str, negative: str, settings: dict[str, str]) -> None:
+    if re.search(r"^Negative prompt: ", prompt, re.MULTILINE):
+        return
+    assert read_infotext(infotext(prompt, negative, settings)) == (prompt, negative, settings)
+
+
+def test_values_are_quoted_only_where_the_grammar_needs_it() -> None:
+    assert quote("ddim") == "ddim"
+    assert quote("DDIM(eta=0.5)") == "DDIM(eta=0.5)"
+    assert quote("a, b: c\n") == '"a, b: c\\n"'
+    text = infotext("a cat", "dog", {"Steps": 20, "Sampler": "Mix(a=1, b=2)", "CFG scale": 7})
+    assert text == 'a cat\nNegative prompt: dog\nSteps: 20, Sampler: "Mix(a=1, b=2)", CFG scale: 7'
+    assert read_infotext("a cat, steps: many") == ("a cat, steps: many", "", {})
+
+
+def test_a_file_holds_pixels_parameters_record_and_the_digital_source_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(PICTURE, "größe", {"request": {"prompt": "größe 🙂"}}))
+    picture, record = read_png(path)
+    assert picture.tobytes() == PICTURE.tobytes()
+    assert record == {"request": {"prompt": "größe 🙂"}}
+    with Image.open(path) as image:
+        image.load()
+        assert image.text["parameters"] == "größe"
+        assert 'DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"' in image.text["XML:com.adobe.xmp"]
+
+
+def test_the_pixel_hash_is_of_the_pixels_alone() -> None:
+    again = Image.open(io.BytesIO(png_bytes(PICTURE, "other", {})))
+    assert pixel_sha256(again) == pixel_sha256(PICTURE)
+    changed = PICTURE.copy()
+    changed.putpixel((0, 0), (1, 1, 2))
+    assert pixel_sha256(changed) != pixel_sha256(PICTURE)
+
+
+def test_files_that_are_no_pictures_of_ours(tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "plain.png")
+    (tmp_path / "text.png").write_text("<html>")
+    (tmp_path / "empty.png").touch()
+    data = png_bytes(PICTURE, "x", {"a": 1})
+    (tmp_path / "cut.png").write_bytes(data[:-30])
+    with pytest.raises(CheckpointError, match="no inkwash parameters"):
+        read_png(tmp_path / "plain.png")
+    for name in ("text", "empty", "nothing"):
+        with pytest.raises(DataError):
+            read_png(tmp_path / f"{name}.png")
+    with pytest.raises((DataError, CheckpointError)):
+        read_png(tmp_path / "cut.png")
+
+
+def test_names_count_up_and_never_overwrite(tmp_path: Path) -> None:
+    names = Names(str(tmp_path / "out"))
+    names.prepare()
+    first, second = names.save(b"1", 42), names.save(b"2", 42)
+    assert (first.name, second.name) == ("00001-42.png", "00002-42.png")
+    (tmp_path / "out" / "00009-7.png").touch()
+    assert names.save(b"3", 1).name == "00010-1.png"
+    one = Names(str(tmp_path / "cat.png"))
+    one.prepare()
+    assert [one.save(bytes([i]), 0).name for i in range(3)] == ["cat.png", "cat-2.png", "cat-3.png"]
+    assert (tmp_path / "cat.png").read_bytes() == b"\0"
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d", Names(None).folder.as_posix())
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file" / "x.png", tmp_path / "file", Path("/proc/nowhere/x.png"), tmp_path / ("n" * 300)):
+        with pytest.raises(UsageError, match="cannot write"):
+            Names(str(wrong)).prepare()
+    for wrong in ("a.jpg", "b.webp"):
+        with pytest.raises(UsageError, match=r"\.png"):
+            Names(wrong)

@@ -1,0 +1,241 @@
+"""An image depends on its request alone, costs what it says, and a model folder is all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inkwash import Pipeline, Request
+from inkwash.device import compute_dtype
+from inkwash.errors import CheckpointError, InkwashWarning, UsageError
+from inkwash.io.folder import save_info
+from inkwash.io.info import read_info
+from inkwash.sample import Sampler
+from inkwash.value import alias_table, parse
+
+ASK = Request("a small red cube", seed=7, steps=4, sampler="ddim", guidance=3.0, width=32, height=32)
+OTHERS = [Request("emoji of a cat", seed=1, steps=6, sampler="euler_a", guidance=1.0, width=32, height=32),
+          Request("two green cones", "red", seed=2, steps=3, sampler="dpmpp_2m", spacing="karras", guidance=5.0, width=32, height=32),
+          Request("two green cones", seed=2, steps=2, sampler="heun", guidance=2.0, width=48, height=32),
+          Request("a leather jacket", seed=3, steps=5, sampler="unipc", guidance="CFG(scale=4.0)", width=32, height=32)]
+
+
+@pytest.fixture(scope="module", params=["float32", "fastest"])
+def pipe(request: pytest.FixtureRequest, tiny_model: Path) -> Pipeline:
+    dtype = torch.float32 if request.param == "float32" else None
+    pipeline = Pipeline.from_pretrained(tiny_model, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_S8_an_image_has_the_same_bytes_in_any_company(pipe: Pipeline) -> None:
+    alone = pipe.generate([ASK])[0]
+    for company in ([ASK, *OTHERS], [*OTHERS, ASK], [*OTHERS[:2], ASK, *OTHERS[2:]], [ASK, ASK], [ASK] * 5):
+        made = pipe.generate(company)
+        for i, request in enumerate(company):
+            if request == ASK:
+                assert torch.equal(made[i].pixels, alone.pixels)
+                assert torch.equal(made[i].latent, alone.latent)
+                assert made[i].nfe == alone.nfe
+
+
+def test_S8_image_i_of_n_is_the_image_of_seed_plus_i(pipe: Pipeline) -> None:
+    many = pipe("a small red cube", seed=40, num_images_per_prompt=3, output_type="latent")
+    assert many.seeds == [40, 41, 42]
+    for i in range(3):
+        assert torch.equal(pipe("a small red cube", seed=40 + i, output_type="latent").images[0], many.images[i])
+    assert not torch.equal(many.images[0], many.images[1])
+
+
+def test_the_self_test_says_exact_here_and_tolerance_for_a_network_that_depends_on_its_slot(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    assert pipe.determinism == "exact"
+    assert pipe.row_sizes[0] == pipe.micro_batch
+    pipe.denoiser.network.register_forward_hook(lambda module, given, out: out + 1e-3 * torch.arange(len(out)).reshape(-1, 1, 1, 1))
+    pipe.to("cpu")
+    assert pipe.determinism == "tolerance"
+    assert pipe.row_sizes == (2,)
+
+
+@pytest.mark.parametrize(("guidance", "sampler", "steps"), [(3.0, "ddim", 4), (1.0, "ddim", 4), (3.0, "heun", 3), (1.0, "dpmpp_2m", 30)])
+def test_S15_nfe_is_the_number_of_rows_that_a_hook_counts(tiny_model: Path, guidance: float, sampler: str, steps: int) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    pipe.micro_batch = 1  # no filling up, so that every row counts
+    rows = []
+    pipe.denoiser.network.register_forward_hook(lambda module, given, out: rows.append(len(given[0])))
+    pipe._rows = lambda shape, pending: 1  # type: ignore[method-assign]
+    [image] = pipe.generate([dataclasses.replace(ASK, guidance=guidance, sampler=sampler, steps=steps)])
+    assert image.nfe == sum(rows)
+    if sampler != "heun":
+        assert image.nfe == steps * (1 if guidance == 1.0 else 2)
+
+
+def test_T02_thirty_steps_are_thirty_network_calls_at_every_spacing(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    for spacing in ("trailing", "leading", "linspace", "uniform", "karras"):
+        assert pipe.generate([dataclasses.replace(ASK, steps=30, guidance=1.0, spacing=spacing)], decode=False)[0].nfe == 30
+
+
+def test_every_sampler_runs_in_one_batch_and_gives_its_solo_image(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    requests = [dataclasses.replace(ASK, sampler=name, steps=3) for name in alias_table(Sampler)]
+    together = pipe.generate(requests, decode=False)
+    for request, image in zip(requests[::5], together[::5]):
+        assert torch.equal(pipe.generate([request], decode=False)[0].latent, image.latent), request.sampler
+    assert all(bool(image.latent.isfinite().all()) for image in together)
+
+
+def test_G12_a_negative_prompt_is_reported_as_inert_without_guidance_and_works_with_it(pipe: Pipeline) -> None:
+    plain, negative = (dataclasses.replace(ASK, guidance=1.0, negative=text) for text in ("", "blue sphere"))
+    a, b = pipe.generate([plain, negative])
+    assert torch.equal(a.latent, b.latent)
+    assert not a.warnings
+    assert "inert" in b.warnings[0]
+    c, d = pipe.generate([ASK, dataclasses.replace(ASK, negative="blue sphere")])
+    assert not torch.equal(c.latent, d.latent)
+    assert not d.warnings
+
+
+def test_guidance_by_name_equals_guidance_by_number(pipe: Pipeline) -> None:
+    a, b, c = pipe.generate([ASK, dataclasses.replace(ASK, guidance="CFG(scale=3.0)"), dataclasses.replace(ASK, guidance="none")])
+    assert torch.equal(a.latent, b.latent)
+    assert c.nfe == 4
+
+
+def test_words_never_seen_sizes_never_trained_and_cut_prompts_are_reported(pipe: Pipeline) -> None:
+    with pytest.warns(InkwashWarning) as caught:
+        found = pipe("a red xylophone, " + "green " * 20, seed=1, width=48, num_inference_steps=2)
+    text = " | ".join(found.warnings[0])
+    assert "xylophone" in text
+    assert "48x32" in text
+    assert "left out: 'green" in text
+    assert len(caught) == 3
+
+
+def test_output_types_have_the_same_pixels(pipe: Pipeline) -> None:
+    pil, pt, array = (pipe("a cat", seed=1, output_type=kind).images for kind in ("pil", "pt", "np"))
+    assert pt.shape == (1, 3, 32, 32)
+    assert array.shape == (1, 32, 32, 3)
+    assert np.array_equal(np.asarray(pil[0]), (array[0] * 255).round().astype(np.uint8))
+    assert torch.equal(pt[0], torch.from_numpy(array[0]).permute(2, 0, 1))
+    assert pipe("a cat", seed=1, output_type="latent").images.shape == (1, 4, 8, 8)
+    with pytest.raises(UsageError, match="output_type"):
+        pipe("a cat", output_type="jpeg")
+
+
+def test_a_generator_draws_the_seed_and_moves_on(pipe: Pipeline) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (pipe("a cat", generator=generator, num_inference_steps=1).seeds for _ in range(2))
+    assert first != second
+    assert pipe("a cat", generator=torch.Generator().manual_seed(0), num_inference_steps=1).seeds == first
+    pair = [torch.Generator().manual_seed(i) for i in range(2)]
+    assert pipe(["a cat", "a cube"], generator=pair, num_inference_steps=1).seeds[0] == first[0]
+    for wrong in ({"seed": 1, "generator": generator}, {"generator": pair}, {"seed": -1}, {"seed": 2**63 - 1, "num_images_per_prompt": 2}):
+        with pytest.raises(UsageError) as caught:
+            pipe("a cat", **wrong)
+        assert caught.value.code == "bad_seed"
+
+
+def test_the_callback_sees_every_step(pipe: Pipeline) -> None:
+    seen = []
+    pipe("a cat", seed=1, callback_on_step_end=lambda self, step, steps, kept: seen.append((step, steps, kept["latents"].shape)))
+    assert seen == [(i, 4, (1, 4, 8, 8)) for i in range(4)]
+
+
+@pytest.mark.parametrize(("change", "code"), [({"sampler": "ddimm"}, "unknown_name"), ({"width": 40}, "invalid_size"),
+                                              ({"height": 640}, "invalid_size"), ({"num_inference_steps": 0}, "bad_steps"),
+                                              ({"guidance_scale": float("nan")}, "bad_guidance"),
+                                              ({"guidance_scale": "50%"}, "bad_guidance"), ({"spacing": "nope"}, "unknown_name"),
+                                              ({"guidance_scale": "AutoGuidance()"}, "unknown_branch")])
+def test_wrong_arguments_are_refused_before_the_network_runs(tiny_model: Path, change: dict[str, object], code: str) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    calls = []
+    pipe.denoiser.network.register_forward_hook(lambda *given: calls.append(1))
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(UsageError) as caught:
+        pipe("a cat", **change)
+    assert caught.value.code == code
+    assert not calls
+
+
+def test_saved_and_loaded_again_it_is_the_same_model(tiny_model: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    pipe.save_pretrained(tmp_path / "copy")
+    again = Pipeline.from_pretrained(tmp_path / "copy", dtype=torch.float32)
+    assert again.hash == pipe.hash
+    assert torch.equal(again.generate([ASK])[0].latent, pipe.generate([ASK])[0].latent)
+    again.save_pretrained(tmp_path / "copy", dtype=torch.bfloat16)  # replaces a model
+    assert Pipeline.from_pretrained(tmp_path / "copy").hash != pipe.hash
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match="other things"):
+        pipe.save_pretrained(tmp_path / "photos")
+    assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+def test_tiled_decoding_is_close_to_whole_decoding(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    request = dataclasses.replace(ASK, width=64, height=64, steps=1)
+    whole = pipe.generate([request])[0].pixels.int()
+    pipe.enable_vae_tiling(48)
+    tiled = pipe.generate([request])[0].pixels.int()
+    assert not torch.equal(whole[:, :1], whole[:, 1:2])
+    assert float((whole - tiled).abs().float().mean()) < 2
+
+
+def test_unknown_devices_are_refused(tiny_model: Path) -> None:
+    for name in ("tpu", "cuda:99", "meta", ""):
+        with pytest.raises(UsageError, match="available: auto, cpu"):
+            Pipeline.from_pretrained(tiny_model, device=name)
+    assert compute_dtype(torch.device("cpu")) in (torch.bfloat16, torch.float32)
+
+
+def _damage(folder: Path, what: str) -> None:
+    if what == "weights":
+        path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 0x10
+        path.write_bytes(data)
+    elif what == "config":
+        path = folder / "vae" / "config.json"
+        path.write_text(path.read_text().replace("16, 16", "16, 32"))
+    elif what == "info":
+        path = folder / "inkwash.json"
+        path.write_text(path.read_text().replace("V()", "Eps()"))
+    elif what == "tokenizer":
+        (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    elif what == "missing":
+        (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    elif what == "newer":
+        raw = json.loads((folder / "inkwash.json").read_text())
+        (folder / "inkwash.json").write_text(json.dumps({**raw, "format": 99}))
+    elif what == "process":
+        save_info(folder, dataclasses.replace(read_info(folder), prediction="Nonsense()"))
+    elif what == "json":
+        (folder / "inkwash.json").write_text("{" * 10)
+
+
+@pytest.mark.parametrize(("what", "code"), [("weights", "ckpt_corrupt"), ("config", "model_damaged"), ("info", "model_damaged"),
+                                            ("tokenizer", "model_damaged"), ("missing", "ckpt_missing"), ("newer", "model_too_new"),
+                                            ("process", "model_damaged"), ("json", "model_damaged")])
+def test_a_damaged_model_is_refused(tiny_model: Path, tmp_path: Path, what: str, code: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    _damage(folder, what)
+    with pytest.raises(CheckpointError) as caught:
+        Pipeline.from_pretrained(folder)
+    assert caught.value.code == code
+    assert caught.value.exit_code == 4
+    if what == "weights":
+        assert "tensor" in caught.value.message
+
+
+def test_a_request_survives_its_text(pipe: Pipeline) -> None:
+    for request in (ASK, *OTHERS):
+        assert Request(**json.loads(json.dumps(dataclasses.asdict(request)))) == request
+        assert str(parse(request.sampler, Sampler)) == request.sampler  # type: ignore[type-abstract]

@@ -1,0 +1,76 @@
+"""Requests refuse what no model could do, in words that say what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from inkwash.errors import UsageError
+from inkwash.request import Request, check_guidance, check_int, check_size, check_text, inert, require_prompt
+
+
+@pytest.mark.parametrize("steps", [0, -1, 10**9, 1001, 2.5, float("nan"), "nan", "1e9", "", True, None])
+def test_T01_steps(steps: object) -> None:
+    with pytest.raises(UsageError, match=r"--steps must be 1\.\.1000, got ") as caught:
+        check_int(steps, "--steps", "bad_steps", 1, 1000)
+    assert caught.value.code == "bad_steps"
+    assert check_int(" 30 ", "--steps", "bad_steps", 1, 1000) == 30
+
+
+@pytest.mark.parametrize("size", ["1024x", "x64", "64x64x3", "", "12.5", "-64", "64 by 64", "9" * 400])
+def test_T03_sizes(size: str) -> None:
+    with pytest.raises(UsageError, match="allowed: 128x128") as caught:
+        check_size(size, "128x128")
+    assert caught.value.code == "invalid_size"
+    assert len(caught.value.line()) <= 400
+
+
+def test_sizes_are_a_side_or_two() -> None:
+    assert check_size("128", "") == (128, 128)
+    assert check_size("128x96", "") == check_size(" 128 X 96 ", "") == check_size("128×96", "") == (128, 96)
+
+
+@pytest.mark.parametrize("scale", ["50%", "nan", "inf", "-inf", "1e999", "-1e9", "", float("nan"), float("inf"), True, None, "101"])
+def test_T05_G9_guidance_is_a_factor(scale: object) -> None:
+    with pytest.raises(UsageError, match="factor and not a percentage") as caught:
+        check_guidance(scale, "--guidance")
+    assert caught.value.code == "bad_guidance"
+
+
+def test_guidance_may_be_above_one_and_may_be_a_text() -> None:
+    assert check_guidance("7.5", "g") == 7.5
+    assert check_guidance(3, "g") == 3.0
+    assert check_guidance("CFG(scale=3.0)", "g") == "CFG(scale=3.0)"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 2**63, 1.0, "abc", "1.0"])
+def test_T06_seeds(seed: object) -> None:
+    with pytest.raises(UsageError, match=r"0\.\.2\^63-1"):
+        check_int(seed, "--seed", "bad_seed", 0, 2**63 - 1)
+
+
+def test_T07_prompts_have_a_limit_and_say_something() -> None:
+    assert check_text("x" * 4000, "the prompt")
+    with pytest.raises(UsageError, match="4001 characters; at most 4000"):
+        check_text("x" * 4001, "the prompt")
+    for empty in ("", "  ", "\n"):
+        with pytest.raises(UsageError, match="empty"):
+            require_prompt(empty)
+
+
+@pytest.mark.parametrize("code", [0, 7, 0x1B, 0x7F, 0x85, 0x202E, 0x2066, 0xD800, 0xDCFF])
+def test_T08_characters_are_named_with_their_position(code: int) -> None:
+    with pytest.raises(UsageError, match=f"U\\+{code:04X} at character 3") as caught:
+        Request("ab" + chr(code))
+    assert caught.value.code == "invalid_characters"
+    caught.value.line().encode("utf-8")
+
+
+def test_ordinary_texts_pass() -> None:
+    for text in ("日本語 🙂👩\u200d🚀", "line\nline\ttab", "Größe — naïve", "שלום"):
+        assert check_text(text, "the prompt") == text
+
+
+def test_G12_what_is_inert_is_said() -> None:
+    for guidance in (1.0, "none", "NoGuidance()"):
+        assert "inert" in inert(Request("a", "b", guidance=guidance))[0]
+    assert inert(Request("a", "b", guidance=2.0)) == inert(Request("a", guidance=1.0)) == []
