@@ -21,6 +21,7 @@ def train(
     set: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     resume: Path | None = None,
     replay: Path | None = None,
+    cache: Path | None = None,
     accept_changes: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -42,11 +43,14 @@ def train(
         A checkpoint folder to go on from, instead of the newest good one in --out.
     replay
         A diverged-* folder: computes the losses of that one step, sample by sample, and stops.
+    cache
+        A folder for decoded pixels, latents and tokens, to be shared by several runs; DIR/cache unless given.
     accept_changes
         Go on although settings or data differ from those that the run was started with.
     quiet
         Say nothing but errors.
     """
+    from inkwash.recipes.preview import preview
     from inkwash.train.config import read_recipe
     from inkwash.train.run import train as run
 
@@ -55,7 +59,7 @@ def train(
     config = read_recipe(recipe, set or ())
     command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", str(out)]
     command += [word for setting in set or () for word in ("--set", setting)]
-    result = run(config, data, out, resume=resume, accept_changes=accept_changes, command=command, quiet=quiet)
+    result = run(config, data, out, resume=resume, accept_changes=accept_changes, command=command, quiet=quiet, cache=cache, preview=preview)
     if result.stopped and not quiet:
         print(f"stopped at step {result.step} of {config.steps} and saved; go on with: {shlex.join(command)}", file=sys.stderr)
     return 128 + result.stopped if result.stopped else 0

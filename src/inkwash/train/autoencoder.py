@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inkwash.data.item import Source
-from inkwash.data.loader import Batch, Loader
+from inkwash.data.loader import Batch
 from inkwash.io.durable import write_text
 from inkwash.io.folder import save_part
 from inkwash.nn.vae import Autoencoder, kl_divergence
@@ -59,7 +58,8 @@ class AutoencoderTask:
         self.network: Autoencoder = config.network.build().to(memory_format=torch.channels_last)
         self.roles = {ROLE: self.network}
         self.loader = setting.loader(config, setting.train, "train", flip=config.data.flip)
-        self.validation = _images(setting, config, setting.validation)                 # (N, 3, H, W) uint8, or None
+        held_out = setting.held_out(config)
+        self.validation = None if held_out is None else held_out.images                 # (N, 3, H, W) uint8
         self.fingerprint = self.loader.fingerprint
         self._terms = self._plain_terms
 
@@ -116,14 +116,13 @@ class AutoencoderTask:
 
     @torch.no_grad()
     def statistics(self, num_batches: int = 32) -> dict[str, list[float]]:
-        """Mean and standard deviation of each latent channel over training images."""
+        """Mean and standard deviation of each channel of the posterior's mean, which is what a codec encodes to."""
         count, first, second = 0, torch.zeros(()), torch.zeros(())
         for step in range(min(num_batches, max(1, len(self.setting.train) // self.loader.batch_size))):
-            mean, logvar = self.network.encode(self.setting.signed(self.loader.batch(step).images))
-            mean, logvar = mean.double(), logvar.double()
+            mean = self.network.encode(self.setting.signed(self.loader.batch(step).images))[0].double()
             count += mean[:, 0].numel()
             first = first + mean.sum((0, 2, 3))
-            second = second + (mean.square() + logvar.exp()).sum((0, 2, 3))
+            second = second + mean.square().sum((0, 2, 3))
         mean = first / count
         return {"mean": mean.tolist(), "std": (second / count - mean.square()).sqrt().tolist()}
 
@@ -137,13 +136,3 @@ class AutoencoderTask:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
-
-
-def _images(setting: Setting, config: AutoencoderRun, source: Source | None) -> Tensor | None:
-    if source is None:
-        return None
-    loader: Loader = setting.loader(config, source, "validation", flip=False, batch=len(source), alone=True)
-    try:
-        return loader.batch(0).images
-    finally:
-        loader.close()

@@ -18,14 +18,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
 from inkwash.errors import UsageError
+from inkwash.io.folder import register_networks
 from inkwash.nn.config import NetworkConfig
-from inkwash.train.levels import Levels
-from inkwash.train.weighting import Weighting
+from inkwash.train.levels import Levels, UniformLevels
+from inkwash.train.weighting import SimpleWeight, Weighting
 from inkwash.value import Value, parse
 
 
 def _reader(base: type[Value]) -> BeforeValidator:
-    return BeforeValidator(lambda text: text if isinstance(text, base) else parse(str(text), base))
+    def read(text: object) -> Value:
+        register_networks()
+        return text if isinstance(text, base) else parse(str(text), base)
+
+    return BeforeValidator(read)
 
 
 _AS_TEXT = PlainSerializer(repr, return_type=str)
@@ -128,7 +133,45 @@ class AutoencoderRun(RunConfig):
     kl: Weight = 1e-5
 
 
-_TASKS: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderRun}
+class ContrastiveRun(RunConfig):
+    """`network` is a ClipConfig; `vocab` the largest number of tokens of the BPE that is learned from the captions."""
+
+    task: Literal["contrastive"]
+    network: NetworkText
+    vocab: Annotated[int, Field(ge=259)] = 4096
+
+
+class DenoiserRun(RunConfig):
+    """`autoencoder` and `text` are folders of finished parts; without them the run is on pixels, or told nothing.
+
+    `drop` is the share of conditions replaced by the null token; `sigma_data` the standard deviation of the data in model space.
+    """
+
+    task: Literal["denoiser"]
+    network: NetworkText
+    process: ScheduleText
+    prediction: PredictionText
+    levels: LevelsText = UniformLevels()
+    weighting: WeightingText = SimpleWeight()
+    sigma_data: Annotated[float, Field(gt=0)] = 1.0
+    drop: Share = 0.1
+    autoencoder: Path | None = None
+    text: Path | None = None
+
+
+class ClassifierRun(RunConfig):
+    """A classifier of noisy samples: the class of an item is the one of `classes` that its caption names; others are left out."""
+
+    task: Literal["classifier"]
+    network: NetworkText
+    process: ScheduleText
+    levels: LevelsText = UniformLevels()
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    autoencoder: Path | None = None
+
+
+_TASKS: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderRun, "contrastive": ContrastiveRun, "denoiser": DenoiserRun,
+                                      "classifier": ClassifierRun}
 
 
 def recipe_folder() -> Path:

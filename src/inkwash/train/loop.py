@@ -262,7 +262,7 @@ def report(trainer: Trainer, out: Path, log: Log) -> None:
     sample = config.sample.every > 0 and (step % config.sample.every == 0 or end)
     if not (validate or sample):
         return
-    with trainer.averaged(), trainer._precision():
+    with trainer.averaged(), trainer._precision(), torch.compiler.set_stance("force_eager"):
         if validate:
             log.event("validation", step, trainer.task.validate())
         path = out / "samples" / f"{step:08d}.png"

@@ -14,18 +14,17 @@ from typing import Any
 
 import torch
 
-from inkwash.data.item import Source
 from inkwash.data.source import open_source
 from inkwash.errors import BusyError, UsageError
 from inkwash.io.durable import new_folder, write_text
 from inkwash.train import checkpoint
-from inkwash.train.config import RunConfig
+from inkwash.train.config import RunConfig, validate
 from inkwash.train.distributed import Group
 from inkwash.train.heldout import hold_out
 from inkwash.train.log import Log
 from inkwash.train.loop import Result, Trainer, fit
 from inkwash.train.optim import lr_factor
-from inkwash.train.setting import Setting, can_compile
+from inkwash.train.setting import Preview, Setting, can_compile
 from inkwash.train.task import Task
 
 try:
@@ -41,15 +40,20 @@ CONFIG, MODEL = "config.json", "model"
 def build_task(config: RunConfig, setting: Setting) -> Task:
     """The task that the config names."""
     from inkwash.train.autoencoder import AutoencoderTask
+    from inkwash.train.classifier import ClassifierTask
+    from inkwash.train.contrastive import ContrastiveTask
+    from inkwash.train.diffusion import DenoiserTask
 
-    makers: dict[str, Callable[[Any, Setting], Task]] = {"autoencoder": AutoencoderTask}
+    makers: dict[str, Callable[[Any, Setting], Task]] = {
+        "autoencoder": AutoencoderTask, "contrastive": ContrastiveTask, "denoiser": DenoiserTask, "classifier": ClassifierTask}
     return makers[config.task](config, setting)
 
 
 def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: Path | None = None, accept_changes: bool = False,
-          command: Sequence[str] = ("inkwash", "train"), quiet: bool = False) -> Result:
+          command: Sequence[str] = ("inkwash", "train"), quiet: bool = False, cache: Path | None = None, preview: Preview | None = None) -> Result:
     """Trains `config` on `data` into `out` and writes the finished part to `out/model`.
 
+    Decoded pixels, latents and tokens are kept in `cache`, by default `out/cache`; `preview` draws the sample sheets.
     Goes on from the newest good checkpoint in `out`, or from `resume`. Raises DataError, CheckpointError, UsageError `config_changed`,
     BusyError `run_locked`, ResourceError `disk_full`, DivergedError.
     """
@@ -57,13 +61,17 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
     group = Group()
     try:
         with _locked(out, group.rank):
-            return _train(config, open_source(list(data)), out, group, resume, accept_changes, list(command), quiet)
+            source = open_source(list(data))
+            training, validation = hold_out(source, config.data.validation)
+            setting = Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview)
+            return _train(config, setting, group, resume, accept_changes, list(command), quiet)
     finally:
         group.close()
 
 
-def _train(config: RunConfig, source: Source, out: Path, group: Group, resume: Path | None, accept_changes: bool, command: list[str],
+def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | None, accept_changes: bool, command: list[str],
            quiet: bool) -> Result:
+    out = setting.out
     if config.batch % (config.accumulate * group.world):
         raise UsageError("bad_batch", f"batch {config.batch} must be a multiple of accumulate x processes = {config.accumulate * group.world}; "
                                       "change one of them")
@@ -72,9 +80,8 @@ def _train(config: RunConfig, source: Source, out: Path, group: Group, resume: P
     if snapshot is not None:
         require_same(config, snapshot, accept_changes)
     checkpoint.clean(out, say)
-    training, validation = hold_out(source, config.data.validation)
     torch.manual_seed(config.seed)
-    task = build_task(config, Setting(training, validation, out / "cache", out, group.device, group.rank, group.world))
+    task = build_task(config, setting)
     try:
         trainer = Trainer(task, config, group)
         if snapshot is not None:
@@ -116,11 +123,11 @@ def require_same(config: RunConfig, snapshot: checkpoint.Snapshot, accept_change
     Keys that change what is said or saved but not the weights are free. The number of steps is free as long as the learning
     rates up to here are the same.
     """
-    old, new = snapshot.state["config"], config.model_dump(mode="json")
     if accept_changes:
         return
+    before = validate(snapshot.state["config"], "checkpoint")
+    old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     changed = [f"{key} ({_short(a)} -> {_short(b)})" for key, a, b in _differences(old, new) if key.split(".")[0] not in FREE]
-    before = type(config).model_validate(old)
     if not changed and any(lr_factor(before.optimizer, step, before.steps) != lr_factor(config.optimizer, step, config.steps)
                            for step in range(snapshot.step)):
         changed = [f"steps ({before.steps} -> {config.steps}), which changes the learning rates of past steps"]

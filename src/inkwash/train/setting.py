@@ -1,28 +1,38 @@
-"""Where a run happens: its data, device and folders, handed to the task."""
+"""Where a run happens: its data, device and folders, handed to the task.
+
+Pictures are made by a `preview` that is handed in, since training stands below sampling and cannot import it.
+"""
 
 from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from inkwash.codec import Codec
+from inkwash.condition import Conditioner
 from inkwash.data.item import Source
-from inkwash.data.loader import Loader
-from inkwash.errors import InkwashWarning
-from inkwash.train.config import RunConfig
+from inkwash.data.loader import Batch, Loader
+from inkwash.denoiser import Denoiser
+from inkwash.errors import CheckpointError, InkwashWarning
+from inkwash.io.info import ModelInfo
+from inkwash.train.config import RunConfig, SampleConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+Preview = Callable[[Path, Denoiser, Codec, Conditioner, ModelInfo, SampleConfig], None]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """`cache` is a folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
+    """`preview(path, denoiser, codec, conditioner, info, sample)` draws a sheet; `cache` is a folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
 
     train: Source
     validation: Source | None
@@ -31,6 +41,7 @@ class Setting:
     device: torch.device
     rank: int = 0
     world: int = 1
+    preview: Preview | None = None
 
     def loader(self, config: RunConfig, source: Source, name: str, *, flip: bool, batch: int | None = None, alone: bool = False) -> Loader:
         """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same."""
@@ -38,6 +49,30 @@ class Setting:
         return Loader(source, batch or config.batch // config.accumulate, size=data.size, seed=config.seed, mode=data.mode, flip=flip,
                       rank=0 if alone else self.rank, world=1 if alone else self.world, cache=self.cache if data.cache else None,
                       quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable)
+
+    def held_out(self, config: RunConfig) -> Batch | None:
+        """All held-out items at once, the same in every process; None when there are none."""
+        if self.validation is None:
+            return None
+        loader = self.loader(config, self.validation, "validation", flip=False, batch=len(self.validation), alone=True)
+        try:
+            return loader.batch(0)
+        finally:
+            loader.close()
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """The first process goes through the block before the others do, who then find what it left on disk."""
+        if self.rank != 0:
+            self.wait()
+        yield
+        if self.rank == 0:
+            self.wait()
 
     def signed(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 in [-1, 1], channels last, on the device."""
@@ -55,3 +90,11 @@ def can_compile() -> bool:
 def compiled(function: F) -> F:
     """torch.compile of a function."""
     return torch.compile(function)  # type: ignore[return-value]
+
+
+def part_folder(path: Path, part: str) -> Path:
+    """The folder that holds `part`: `path` itself, or `path/model` when `path` is the folder of a run. Raises CheckpointError `no_part`."""
+    for folder in (path, path / "model"):
+        if (folder / part / "config.json").is_file():
+            return folder
+    raise CheckpointError("no_part", f'"{path}" has no finished {part}; give the --out folder of a finished run, or a model folder')

@@ -1,0 +1,174 @@
+"""Training a denoiser: at a random noise level, from a noisy image and what it is told, estimate y = a x0 + b eps.
+
+    L = w(level) |network(x_t, level, cond) - y|^2,   x_t = alpha x0 + sigma eps,   one t, eps and coin per sample
+
+The coin replaces the condition by the learned null token with probability `drop`, which classifier-free guidance needs (Ho & Salimans 2022,
+arXiv 2207.12598). Latents and text features are computed once and read from disk: a step touches no image. Losses are kept by t, because
+levels differ by orders of magnitude and a single number hides which of them gets worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from inkwash.codec import Latent
+from inkwash.cond import Cond
+from inkwash.condition import Conditioner, NoConditioner, Null, NullConfig, TextConditioner
+from inkwash.core.noise import generator
+from inkwash.core.prediction import require_solvable
+from inkwash.denoiser import Denoiser
+from inkwash.io.folder import save_info, save_part, save_tokenizer
+from inkwash.io.info import Defaults, ModelInfo, Sizes, count_words
+from inkwash.train.config import DenoiserRun
+from inkwash.train.features import Features, read_codec, read_text
+from inkwash.train.setting import Setting
+from inkwash.train.task import Draw, Loss
+
+ROLE = "denoiser"
+NUM_BINS = 10
+
+
+class Trained(nn.Module):
+    """What a denoiser run trains: the network and, for text, the null condition."""
+
+    def __init__(self, network: nn.Module, null: Null | None) -> None:
+        super().__init__()
+        self.network = network
+        self.null = null
+
+
+class Examples(NamedTuple):
+    """Clean samples in model space x0 (B, C, h, w), their conditions, and their places in the data."""
+
+    x0: Tensor
+    cond: Cond
+    index: Tensor
+
+
+class Histogram:
+    """Mean of a loss in equal parts of [0, 1]."""
+
+    def __init__(self, bins: int = NUM_BINS) -> None:
+        self.total, self.count = torch.zeros(bins), torch.zeros(bins)
+
+    def add(self, t: Tensor, value: Tensor) -> None:
+        """t and value (B,)."""
+        where = (t * len(self.total)).ceil().long().clamp(1, len(self.total)) - 1
+        self.total.index_add_(0, where, value.detach().float().cpu())
+        self.count.index_add_(0, where, torch.ones(len(where)))
+
+    def means(self) -> list[float | None]:
+        """One mean per part, None where nothing was added."""
+        return [round(float(total / count), 6) if count else None for total, count in zip(self.total, self.count)]
+
+
+class DenoiserTask:
+    """Trains `config.network` on latents of `config.autoencoder` (pixels without one), told the text of `config.text` (nothing without)."""
+
+    def __init__(self, config: DenoiserRun, setting: Setting) -> None:
+        require_solvable(config.prediction, config.process)
+        self.config, self.setting = config, setting
+        self.codec = read_codec(config.autoencoder).to(setting.device)
+        text = read_text(config.text)
+        null = NullConfig(text.width, text.width).build() if text is not None else None
+        if null is not None:
+            for parameter in null.parameters():
+                nn.init.normal_(parameter, std=0.02)
+        self.network: nn.Module = config.network.build().to(memory_format=torch.channels_last)
+        self.roles = {ROLE: Trained(self.network, null)}
+        self.conditioner: Conditioner = text.conditioner(null) if text is not None else NoConditioner()
+        self.denoiser = Denoiser(self.network, config.prediction, config.process.gauge, sigma_data=config.sigma_data)
+        self.features = Features(config, setting, self.codec, text)
+        self.fingerprint = self.features.fingerprint
+        self.seen = Histogram()
+
+    def batch(self, micro_step: int) -> Examples:
+        return Examples(*self.features.batch(micro_step))
+
+    def keys(self, batch: Examples) -> list[str]:
+        return [self.features.key(int(i)) for i in batch.index]
+
+    def losses(self, batch: Examples, draw: Draw) -> Iterator[Loss]:
+        config, device = self.config, self.setting.device
+        t = config.levels.times(draw.uniform((), "level"), draw.position, draw.total)   # (B,)
+        eps = draw.normal(tuple(batch.x0.shape[1:]), "noise").to(device)
+        keep = draw.uniform((), "drop") >= config.drop
+        cond = self.conditioner.drop(batch.cond, keep.to(device)) if len(batch.cond) else batch.cond
+        value, weight = self.error(batch.x0, t, eps, cond)
+        self.seen.add(t, value)
+        yield Loss(ROLE, weight * value, {"mse": value})
+
+    def error(self, x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """(mean |y - y*|^2, weight), (B,) each, at times t (B,)."""
+        level = self.config.process(t)
+        x = level.mix(x0, eps).to(memory_format=torch.channels_last)                    # (B, C, h, w)
+        out = self.denoiser.output(x, level, cond)
+        target = self.config.prediction.target(out.level, x0 / self.config.sigma_data, eps)
+        value = (out.y.float() - target).square().flatten(1).mean(1)
+        return value, self.config.weighting(out.level, self.config.prediction).to(value)
+
+    def compile(self) -> None:
+        self.network.compile()
+
+    def validate(self) -> dict[str, float]:
+        """Losses of held-out samples at fixed levels and noise, `loss` and by level; and the training losses by t since the last time."""
+        found: dict[str, float] = {f"train_t{i}": mean for i, mean in enumerate(self.seen.means()) if mean is not None}
+        self.seen = Histogram()
+        held_out = self.features.held_out(64)
+        if held_out is None:
+            return found
+        examples = Examples(*held_out)
+        eps = torch.randn(examples.x0.shape, generator=generator(0, 0, 0, "validation")).to(self.setting.device)
+        means = []
+        for k in range(NUM_BINS):
+            t = torch.full((len(eps),), (k + 0.5) / NUM_BINS, dtype=torch.float64)
+            means.append(float(self.error(examples.x0, t, eps, examples.cond)[0].mean()))
+        return {"loss": sum(means) / NUM_BINS, **{f"t{k}": mean for k, mean in enumerate(means)}, **found}
+
+    def info(self) -> ModelInfo:
+        """What the model folder says of itself."""
+        config, text = self.config, isinstance(self.conditioner, TextConditioner)
+        latent = isinstance(self.codec, Latent)
+        size = config.data.size
+        statistics = [tuple(getattr(self.codec, name).flatten().tolist()) if latent else () for name in ("mean", "std")]
+        multiple = self.codec.factor * getattr(config.network, "factor", getattr(config.network, "patch", 1))
+        return ModelInfo(
+            name=config.name, process=repr(config.process), prediction=repr(config.prediction), gauge=config.process.gauge.value,
+            sigma_data=config.sigma_data, network=self.folder, codec="latent" if latent else "pixels", channels=self.codec.channels,
+            factor=self.codec.factor, mean=statistics[0], std=statistics[1], conditioning="text" if text else "none",
+            length=self.conditioner.tokenizer.length if isinstance(self.conditioner, TextConditioner) else 0,
+            sizes=Sizes((size, size), max(multiple, size // 2 // multiple * multiple), 2 * size, multiple),
+            defaults=Defaults(config.sample.steps, config.sample.sampler, config.sample.spacing, config.sample.guidance),
+            card={"data": self.setting.train.describe(), "images": len(self.features.loader.base), "steps": config.steps, "batch": config.batch},
+            vocabulary=count_words(self.features.captions()) if text else {})
+
+    @property
+    def folder(self) -> str:
+        """The network's folder in the diffusers layout."""
+        return "unet" if "UNet" in type(self.config.network).__name__ else "transformer"
+
+    def sample(self, path: Path) -> bool:
+        """The sheet of the configured prompts and seeds, made by `setting.preview`."""
+        if self.setting.preview is None or not self.config.sample.prompts:
+            return False
+        self.setting.preview(path, self.denoiser, self.codec, self.conditioner, self.info(), self.config.sample)
+        return True
+
+    def export(self, folder: Path, dtype: torch.dtype) -> None:
+        """A complete model: the denoiser with its null condition, and copies of the autoencoder and the text encoder."""
+        save_part(folder, self.folder, self.network, dtype=dtype)
+        if isinstance(self.codec, Latent):
+            save_part(folder, "vae", self.codec.vae, dtype=dtype)
+        if isinstance(self.conditioner, TextConditioner):
+            save_part(folder, "text_encoder", self.conditioner.encoder, dtype=dtype)
+            save_part(folder, "conditioner", self.conditioner.empty)
+            save_tokenizer(folder, self.conditioner.tokenizer)
+        save_info(folder, self.info())
+
+    def close(self) -> None:
+        self.features.close()

@@ -1,0 +1,161 @@
+"""What a denoiser or classifier run reads at each step: latents and text features, computed once and kept on disk.
+
+Both depend on frozen networks only, so after the first minutes a run touches no image and no text. Latents are means of the
+autoencoder's posterior, of unit variance; text features are token vectors and the pooled vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inkwash.codec import Codec, Latent, Pixels
+from inkwash.cond import Cond
+from inkwash.condition import Null, TextConditioner
+from inkwash.data.cache import LatentCache, TokenCache
+from inkwash.data.item import Source
+from inkwash.data.loader import Loader
+from inkwash.errors import CheckpointError
+from inkwash.io.folder import load_part, load_tokenizer
+from inkwash.io.tensors import digest
+from inkwash.tokenizer import Tokenizer
+from inkwash.train.config import RunConfig
+from inkwash.train.setting import Setting, part_folder
+
+STATISTICS = "statistics.json"
+
+
+def read_codec(path: Path | None) -> Codec:
+    """The codec of a finished autoencoder: its run's folder, or the model folder inside. Pixels without one.
+
+    Raises CheckpointError: `no_part`, `model_damaged`, and those of `load_part`.
+    """
+    if path is None:
+        return Pixels()
+    folder = part_folder(path, "vae")
+    vae = load_part(folder, "vae")
+    try:
+        statistics = json.loads((folder / "vae" / STATISTICS).read_text("utf-8"))
+        return Latent(vae, statistics["mean"], statistics["std"], vae.config.factor)  # type: ignore[union-attr,arg-type]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError("model_damaged", f'cannot read "{folder / "vae" / STATISTICS}": {error}; export the autoencoder again') from None
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A finished text encoder with its tokenizer."""
+
+    tokenizer: Tokenizer
+    encoder: nn.Module
+
+    @property
+    def width(self) -> int:
+        return int(self.encoder.config.width)  # type: ignore[union-attr,arg-type]
+
+    def conditioner(self, null: Null | None) -> TextConditioner:
+        assert null is not None
+        return TextConditioner(self.tokenizer, self.encoder, null)
+
+
+def read_text(path: Path | None) -> TextPart | None:
+    """The text encoder of a finished contrastive run, None without a path."""
+    if path is None:
+        return None
+    folder = part_folder(path, "text_encoder")
+    encoder = load_part(folder, "text_encoder").eval().requires_grad_(False)
+    return TextPart(load_tokenizer(folder, encoder.config.max_tokens), encoder)  # type: ignore[union-attr,arg-type]
+
+
+class Features:
+    """Batches of (x0, cond, index) from the training data of a setting, and from the held-out data."""
+
+    def __init__(self, config: RunConfig, setting: Setting, codec: Codec, text: TextPart | None) -> None:
+        self.config, self.setting, self.codec, self.text = config, setting, codec, text
+        self.loader = setting.loader(config, setting.train, "train", flip=config.data.flip)
+        self.fingerprint = self.loader.fingerprint
+        self._kept = self._caches(self.loader) if config.data.cache else None
+
+    def _caches(self, loader: Loader) -> _Kept:
+        setting = self.setting
+        with setting.first():
+            latents = LatentCache(loader, setting.cache, self._encode, encoder=digest(self.codec.state_dict()) if self.codec.factor > 1 else "pixels",
+                                  shape=self.codec.shape(self.config.data.size, self.config.data.size), dtype="float16")
+            if self.text is None:
+                return _Kept(latents, None, None)
+            length, width = self.text.tokenizer.length, self.text.width
+            encoder = digest(self.text.encoder.state_dict())
+            tokens = TokenCache(loader.base, setting.cache, self._describe, encoder=encoder, shape=(length + 1, width), dtype="float16")
+            masks = TokenCache(loader.base, setting.cache, self._masks, encoder=f"mask {encoder}", shape=(length,), dtype="uint8")
+            return _Kept(latents, tokens, masks)
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to model space (B, C, h, w), a whole batch at a time."""
+        if not isinstance(self.codec, Latent):
+            return self.codec.encode(images).x0
+        mean = self.codec.vae.encode(self.setting.signed(images))[0].float()  # type: ignore[operator]
+        return (mean - self.codec.mean) / self.codec.std
+
+    def _describe(self, captions: list[str]) -> np.ndarray:
+        cond = self._cond_of(captions)
+        return torch.cat([cond["tokens"], cond["pooled"][:, None]], dim=1).cpu().numpy()  # (B, L + 1, D)
+
+    def _masks(self, captions: list[str]) -> np.ndarray:
+        assert self.text is not None
+        return self.text.tokenizer(captions).mask.numpy()
+
+    @torch.no_grad()
+    def _cond_of(self, captions: list[str]) -> Cond:
+        if self.text is None:
+            return Cond.none(len(captions))
+        found = self.text.tokenizer(captions)
+        encoder = self.text.encoder.to(self.setting.device)
+        tokens, pooled, _ = encoder(found.ids.to(self.setting.device), found.mask.to(self.setting.device))
+        return Cond({"tokens": tokens.float(), "mask": found.mask.to(self.setting.device), "pooled": pooled.float()})
+
+    def batch(self, micro_step: int) -> tuple[Tensor, Cond, Tensor]:
+        """This process's part of a micro-batch: x0 (B, C, h, w), its Cond, and the distinct items' numbers."""
+        device = self.setting.device
+        if self._kept is None:
+            images, captions, _, index, _ = self.loader.batch(micro_step)
+            return self._encode(images).to(device), self._cond_of(captions).to(device), index
+        picked = self.loader.pick(micro_step)
+        x0 = self._kept.latents.take(picked.index, picked.flipped if self.loader.flip else None)
+        return x0.to(device), self._kept.cond(picked.index).to(device), picked.index
+
+    def held_out(self, count: int) -> tuple[Tensor, Cond, Tensor] | None:
+        """The first `count` held-out items; None when nothing is held out."""
+        if not hasattr(self, "_held_out"):
+            batch = self.setting.held_out(self.config)
+            self._held_out = None if batch is None else (self._encode(batch.images[:count]), self._cond_of(batch.captions[:count]), batch.index[:count])
+        return self._held_out
+
+    def key(self, index: int) -> str:
+        return self.loader.base.key(index)
+
+    def captions(self) -> Iterator[str]:
+        """The captions of all distinct training items."""
+        source: Source = self.loader.base
+        return (source.caption(i) for i in range(len(source)))
+
+    def close(self) -> None:
+        self.loader.close()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    latents: LatentCache
+    tokens: TokenCache | None
+    masks: TokenCache | None
+
+    def cond(self, index: Tensor) -> Cond:
+        if self.tokens is None or self.masks is None:
+            return Cond.none(len(index))
+        both = self.tokens.take(index).float()                                          # (B, L + 1, D)
+        return Cond({"tokens": both[:, :-1], "mask": self.masks.take(index).bool(), "pooled": both[:, -1]})
