@@ -69,6 +69,16 @@ def test_runs_in_bfloat16_and_channels_last(name: str) -> None:
         assert (a - b.float()).norm() <= 0.05 * a.norm()
 
 
+@pytest.mark.parametrize("name", ["AutoencoderConfig", "DiTConfig", "UNetConfig"])
+def test_compiles_as_one_graph(name: str) -> None:
+    """No graph break in training; the traced graph gives the numbers of the plain call."""
+    config = EXAMPLES[name]
+    net, given = build(config).eval(), inputs(config)
+    whole = torch.compile(net, fullgraph=True, backend="eager")
+    for a, b in zip(outputs(net(*given)), outputs(whole(*given))):
+        torch.testing.assert_close(a, b)
+
+
 @EVERY
 def test_same_seed_builds_the_same_network(name: str) -> None:
     one, two = build(EXAMPLES[name], trained=False), build(EXAMPLES[name], trained=False)
@@ -88,10 +98,11 @@ def test_classifier_is_undecided_at_init() -> None:
 
 @DENOISER
 @pytest.mark.parametrize("form", ["naive", "sdpa"])
-def test_padded_tokens_change_no_bit(config: NetworkConfig, form: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_tokens_change_no_bit(config: NetworkConfig, form: str, dtype: torch.dtype) -> None:
     config = dataclasses.replace(config, form=form)
-    net = build(config).eval()
-    x, noise, cond = inputs(config)
+    net = build(config).eval().to(dtype)
+    x, noise, cond = (moved(item, dtype) for item in inputs(config))
     other = dict(cond, tokens=torch.where(cond["mask"][..., None], cond["tokens"], torch.full_like(cond["tokens"], 1e3)))
     real = dict(cond, tokens=cond["tokens"] + cond["mask"][..., None])
     with torch.no_grad():

@@ -77,6 +77,7 @@ class NoisyClassifier(nn.Module):
         embedding = F.silu(self.embed(noise))                                           # (B, E)
         x = self.conv_in(x)
         for level, sites in enumerate(self.levels):
+            assert isinstance(sites, nn.ModuleList)
             for site in sites:
                 x = site(x, embedding) if isinstance(site, ResBlock) else site(x)
             if level < len(self.downsample):
