@@ -1,0 +1,81 @@
+"""What only a process of its own can show: start-up time, signals, pipes, and the same bytes after a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+INKWASH = [sys.executable, "-c", "from inkwash.cli.main import main; main()"]
+SLOW = ["generate", "a cat", "--steps", "1000", "-n", "2000", "--quiet"]
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys\nfrom inkwash.cli.main import run\nrun(['--help'])\nassert not {'torch', 'numpy', 'PIL', 'pydantic'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert subprocess.run([*INKWASH, "--help"], capture_output=True, timeout=60).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # Processor time of the quickest of five: it equals the wall time on an idle machine, with room for a busy one and for cold bytecode.
+    assert min(spent) < 0.6, spent
+
+
+def test_version_and_help_of_every_own_command() -> None:
+    found = subprocess.run([*INKWASH, "--version"], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip().count(".") == 2
+    for command, option in (("generate", "--guidance"), ("reproduce", "--model"), ("grid", "--x"), ("inspect", "--json"), ("list", "--json")):
+        found = subprocess.run([*INKWASH, command, "--help"], capture_output=True, text=True, timeout=60)
+        assert found.returncode == 0
+        assert option in found.stdout
+
+
+def test_S8_the_same_bytes_after_a_restart_with_other_threads(tiny_model: Path, tmp_path: Path) -> None:
+    hashes = []
+    for threads, number in (("1", "1"), ("2", "3")):
+        words = ["generate", "a red cube", "--model", str(tiny_model), "--seed", "4", "-n", number, "--json", "-o", str(tmp_path)]
+        found = subprocess.run([*INKWASH, *words], capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": threads})
+        assert found.returncode == 0, found.stderr
+        hashes.append(json.loads(found.stdout.splitlines()[0])["pixel_sha256"])
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_quietly_with_their_code(tiny_model: Path, tmp_path: Path, number: int, code: int) -> None:
+    process = subprocess.Popen([*INKWASH, *SLOW, "--model", str(tiny_model), "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_error(tiny_model: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen([*INKWASH, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.wait(timeout=60)
+    assert err == ""
+    assert process.returncode == 141
+
+
+def test_telemetry_is_off_before_any_library_is_imported() -> None:
+    code = ("import sys, os\nfrom inkwash.cli import main\nmain.run = lambda words: print(os.environ['HF_HUB_DISABLE_TELEMETRY'], "
+            "os.environ['ORT_DISABLE_TELEMETRY'], 'torch' in sys.modules) or 0\nmain.main()")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert found.stdout.split() == ["1", "1", "False"]
