@@ -3,7 +3,7 @@
 A Path of n steps has n + 1 levels, noisy to clean: the first is the schedule's terminal level (where sampling starts, whatever the
 spacing), the last is clean (sigma = 0). In between, spacings differ in the quantity that they divide evenly: time, the index of a training
 table, a power of sigma, or lam. Integer grids of published code that start below the terminal level, or that make more steps than asked
-(range(0, T, T // n) makes 34 steps of n = 30), are corrected here: the first entry becomes the terminal level, and n steps are n steps.
+(range(0, T, T // n) makes 31 steps of n = 30), are corrected here: the first entry becomes the terminal level, and n steps are n steps.
 Sources: Karras et al. 2022 (arXiv 2206.00364), eq. 5; Lin et al. 2023 (2305.08891), table 2; Song et al. 2021 (2010.02502), appendix D.2;
 Lee et al. 2024 (2407.12173) for the beta spacing.
 """

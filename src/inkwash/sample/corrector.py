@@ -27,14 +27,14 @@ class PredictorCorrector(Sampler):
     """A DDIM step of the given `eta`, then `corrections` Langevin moves of `size` in units of sigma^2. 1 + corrections evaluations a step.
 
     Song et al. set the size by the norms of score and noise, (2 snr^2 |z|^2 / |score|^2); in expectation that is size = 4 snr^2 here, so
-    that their snr = 0.16 is size = 0.1. The clean level is not corrected.
+    that their snr = 0.16 is size = 0.1. The clean level is not corrected. The bias of `size` does not vanish with more steps: no order is claimed.
     """
 
     eta: float = 1.0
     corrections: int = 1
     size: float = 0.1
     aliases = {"langevin": {}, "pc": {}}
-    order = 1
+    order = 0
     exact = False
     stochastic = True
 

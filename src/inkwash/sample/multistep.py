@@ -74,7 +74,7 @@ class DPMSolverPP(Sampler):
 
     @property
     def order(self) -> int:
-        return self.steps_back
+        return min(self.steps_back, 2) if self.eta else self.steps_back
 
     @property
     def stochastic(self) -> bool:

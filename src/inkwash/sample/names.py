@@ -3,6 +3,7 @@
 A label is a sampler and, at its end, an optional spacing. Inside this package only Values are used.
 """
 
+# mypy: disable-error-code="type-abstract"
 from __future__ import annotations
 
 from inkwash.core.spacing import Beta, Karras, LogSNR, Spacing, Trailing, Uniform

@@ -127,10 +127,9 @@ def run(denoise: Denoise, programs: Sequence[Program], on_step: Callable[[Progre
     """Runs every program to its end, from `state` if one is given, and returns one Result per program, in order."""
     state = begin(programs) if state is None else state
     total = max(program.plan.rows for program in programs)
-    left = len(active(programs, state))
-    while left:
+    left = max(program.plan.rows - row for program, row in zip(programs, state.row.tolist(), strict=True))
+    for _ in range(left):
         state, index, x0 = tick(denoise, programs, state)
-        left = len(active(programs, state))
         if on_step is not None:
             on_step(Progress(int(state.row[index].max()), total, index, x0))
     return finish(programs, state)

@@ -1,0 +1,120 @@
+"""Every sampler reaches the order that it claims, measured on data whose solution is exact."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from theorem_tools import DATA, F64, MODES, ODES, SAMPLERS, SDES, even, moments, slope, solve
+from torch import Tensor
+
+from inkwash.core.level import Gauge, Level
+from inkwash.core.schedule import Exponential
+from inkwash.core.spacing import Karras, Path
+from inkwash.sample import Program, Sampler, run
+from inkwash.sample.multistep import DEIS, AdamsBashforth, DPMSolverPP
+from inkwash.sample.onestep import DDPM, Consistency
+from inkwash.sample.unipc import UniPC
+
+STEPS = [80, 160, 320, 640]
+MORE: list[Sampler] = [DEIS(1), DEIS(2), DEIS(4), AdamsBashforth(1), AdamsBashforth(3), AdamsBashforth(3, "flow"), DPMSolverPP(1), UniPC(1)]
+FLOOR = {2: 1.9, 3: 2.8}
+
+
+@cache
+def observed() -> dict[str, float]:
+    """The order of every deterministic sampler: all of them, at all numbers of steps, in one batch."""
+    samplers = [*ODES, *MORE]
+    plans = [sampler.plan(even(-8, 2, steps)) for sampler in samplers for steps in STEPS]
+    start = plans[0].start
+    x = start.alpha * DATA.means + torch.sqrt(start.alpha**2 * DATA.variances + start.sigma**2) * torch.tensor([1.3, -0.6, 0.8], dtype=F64)
+    results = run(lambda x, level, index: DATA.denoise(x, level), [Program(plan, 0, 0, x[0]) for plan in plans])
+    errors = [float((result.x - DATA.flow(x, start, result.level)).norm()) for result in results]
+    return {repr(sampler): slope(STEPS, errors[4 * i:4 * i + 4]) for i, sampler in enumerate(samplers)}
+
+
+@pytest.mark.parametrize("sampler", [*ODES, *MORE], ids=repr)
+def test_s11_deterministic_order(sampler: Sampler) -> None:
+    order = observed()[repr(sampler)]
+    assert abs(order - sampler.order) < 0.3, f"claims {sampler.order}, observed {order:.2f}"
+    assert order >= FLOOR.get(sampler.order, 0.0)
+
+
+def test_orders_are_claimed_by_all_but_three() -> None:
+    assert {repr(s) for s in SAMPLERS if s.order == 0} == {"Consistency()", "PredictorCorrector()"}
+
+
+@pytest.mark.parametrize("sampler", [s for s in SDES if s.order], ids=repr)
+def test_stochastic_order_of_the_marginals(sampler: Sampler) -> None:
+    mean, variance, errors = 0.5, 0.25, []
+    for steps in STEPS:
+        plan = sampler.plan(even(-5, 2, steps))
+        got = moments(plan, mean, variance)[-1]
+        alpha, sigma = (float(part) for part in plan.end)
+        errors.append(math.hypot(got[0] - alpha * mean, got[1] - (alpha**2 * variance + sigma**2)))
+    order = slope(STEPS, errors)
+    assert abs(order - sampler.order) < 0.3, f"claims {sampler.order}, observed {order:.2f}"
+
+
+def test_the_mean_alone_is_no_sampler() -> None:
+    """s2: without its noise term the ancestral chain loses variance, however many steps it makes."""
+    for steps in (50, 1000):
+        plan = DDPM("none").plan(even(-5, 5, steps))
+        assert plan.draws == 0
+        assert moments(plan, 0.5, 0.25)[-1][1] < 0.1 * 0.25
+
+
+def test_consistency_sampling_keeps_marginals_of_a_consistency_function() -> None:
+    plan = Consistency().plan(even(-4, 2, 5))
+    mean, deviation = 0.5, 0.5
+    start = torch.tensor([plan.alpha[0] * mean, math.sqrt(plan.alpha[0] ** 2 * deviation**2 + plan.sigma[0] ** 2)], dtype=F64)
+
+    def jump(x: Tensor, level: Level) -> Tensor:
+        spread = torch.sqrt(level.alpha**2 * deviation**2 + level.sigma**2)
+        out = x * deviation / spread
+        out[0] += mean - deviation * level.alpha * mean / spread
+        return out
+
+    from theorem_tools import trace
+    for row, x in enumerate(trace(plan, start, jump)):
+        assert float(x[0]) == pytest.approx(float(plan.alpha[row]) * mean, abs=1e-12)
+        assert float((x[1:] ** 2).sum()) == pytest.approx(float(plan.alpha[row] ** 2 * deviation**2 + plan.sigma[row] ** 2), abs=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [s for s in ODES if s.order >= 2], ids=repr)
+def test_higher_orders_hold_on_a_mixture(sampler: Sampler) -> None:
+    """Not only on Gaussians, where the denoiser is linear: quantiles of a mixture move along the exact flow."""
+    x = torch.tensor([[-2.0], [-0.7], [0.1], [0.9], [2.2]], dtype=F64)
+    errors = []
+    for steps in (80, 160, 320):
+        plan = sampler.plan(even(-6, 1, steps))
+        errors.append(float((solve(plan, x, MODES) - MODES.flow(x, plan.start, plan.end)).norm()))
+    assert slope([80, 160, 320], errors) > sampler.order - 0.4
+    assert errors[-1] < 3e-3
+
+
+def test_f8_one_ode_three_gauges_one_image() -> None:
+    """Each gauge with a solver on its own clock converges to the same x0."""
+    x = torch.tensor([[1.3, -0.6, 0.8]], dtype=F64)
+    ends = []
+    for gauge, text in ((Gauge.VP, DPMSolverPP(3)), (Gauge.VE, AdamsBashforth(4)), (Gauge.FLOW, DEIS(3))):
+        path = even(-6, 5, 400, gauge)
+        plan = text.plan(path)
+        start = plan.start
+        spread = torch.sqrt(start.alpha**2 * DATA.variances + start.sigma**2)
+        ends.append(solve(plan, start.alpha * DATA.means + spread * x) / plan.end.alpha)
+    assert torch.allclose(ends[0], ends[1], atol=1e-5, rtol=0)
+    assert torch.allclose(ends[0], ends[2], atol=1e-5, rtol=0)
+
+
+def test_order_survives_karras_spacing() -> None:
+    errors = []
+    for steps in (40, 80, 160):
+        levels = Karras().levels(Exponential(0.05, 80.0), steps).levels
+        path = Path(Gauge.VE, Level(levels.alpha[:-1], levels.sigma[:-1]))
+        plan = DPMSolverPP(2).plan(path)
+        x = torch.sqrt(DATA.variances + plan.start.sigma**2)
+        errors.append(float((solve(plan, x) - DATA.flow(x, plan.start, plan.end)).norm()))
+    assert slope([39, 79, 159], errors) > 1.9

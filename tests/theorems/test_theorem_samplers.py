@@ -1,0 +1,224 @@
+"""What holds for every sampler in the registry: exactness, endpoints, gauges, predictions, and independence from the batch."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from theorem_tools import DATA, F64, PROCESSES, SAMPLERS, SDES, SPACINGS, even, path_of, solve, trace
+from torch import Tensor
+
+from inkwash.core.analytic import point
+from inkwash.core.level import Gauge, Level
+from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
+from inkwash.core.schedule import Linear, Schedule
+from inkwash.core.spacing import Trailing
+from inkwash.sample import Plan, Program, Sampler, begin, finish, prior, run, tick
+from inkwash.sample.kernel import State
+from inkwash.sample.onestep import DDIM, DDPM, Euler, EulerAncestral
+from inkwash.value import parse, registry
+
+PREDICTIONS: list[Prediction] = [X0(), Eps(), V(), Score(), Velocity(), EDM(), EDM(0.5)]
+
+
+def test_every_sampler_is_covered() -> None:
+    assert {type(sampler).__name__ for sampler in SAMPLERS} == set(registry(Sampler))  # type: ignore[type-abstract]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_samplers_are_values(sampler: Sampler) -> None:
+    assert parse(repr(sampler), Sampler) == sampler  # type: ignore[type-abstract]
+    assert parse(str(sampler), Sampler) == sampler  # type: ignore[type-abstract]
+
+
+def deviation(plan: Plan) -> float:
+    """How far data that is one point leaves x = alpha c + sigma (unit noise), at the worst row."""
+    start = torch.tensor([plan.alpha[0], plan.sigma[0]], dtype=F64)
+    constant = torch.zeros(2 + plan.rows, dtype=F64)
+    constant[0] = 1
+    worst = 0.0
+    for row, x in enumerate(trace(plan, start, lambda x, level: constant)):
+        alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])
+        size = math.hypot(alpha, sigma)
+        worst = max(worst, abs(float(x[0]) - alpha) / size, abs(float(x[1:].norm()) - sigma) / size)
+    return worst
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_exact_samplers_keep_a_point_exact_at_every_row(sampler: Sampler) -> None:
+    worst = max(deviation(sampler.plan(path_of(schedule, spacing, 6))) for schedule, spacing in product(PROCESSES, SPACINGS))
+    if sampler.exact:
+        assert worst < 1e-10
+    else:
+        assert worst > 1e-3, "claims not to be exact, and is"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_s1_s3_noise_is_drawn_by_stochastic_samplers_only_and_never_at_the_end(sampler: Sampler) -> None:
+    for schedule in PROCESSES:
+        plan = sampler.plan(path_of(schedule, Trailing(), 8))
+        assert (plan.draws > 0) == sampler.stochastic
+        assert not bool(plan.weights[-1, :, -1].any())
+
+
+@pytest.mark.parametrize("schedule", PROCESSES, ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_endpoints_are_finite_and_land_on_the_image(schedule: Schedule, steps: int) -> None:
+    """At t = 1 with alpha = 0 and at t = 0 with sigma = 0, for every sampler and spacing, one step included."""
+    image = torch.tensor([0.3, -0.7], dtype=F64)
+    data = point(image)
+    plans = [sampler.plan(path_of(schedule, spacing, steps)) for sampler, spacing in product(SAMPLERS, SPACINGS)]
+    programs = [Program(plan, 5, i, prior(plan, (2,), 5, i).double()) for i, plan in enumerate(plans)]
+    for result in run(lambda x, level, index: data.denoise(x, level), programs):
+        assert torch.allclose(result.clean.x, image, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_gauges_do_not_matter(sampler: Sampler) -> None:
+    """The same levels in another gauge, started from the same image in its units, give the same image with the same noise."""
+    path, x = even(-3, 3, 9), torch.tensor([[1.3, -0.6, 0.8]], dtype=F64)
+    images = []
+    for gauge in Gauge:
+        plan = sampler.plan(path.to(gauge))
+        unit = torch.hypot(*plan.start)
+        images.append(solve(plan, x * unit, seed=3) / torch.hypot(*plan.end))
+    assert torch.allclose(images[0], images[1], atol=1e-11, rtol=1e-11)
+    assert torch.allclose(images[0], images[2], atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("schedule", PROCESSES, ids=repr)
+def test_predictions_do_not_matter(schedule: Schedule) -> None:
+    """All samplers times all predictions in one batch: an exact network gives the same image whatever it was trained to predict."""
+    path = path_of(schedule, Trailing(), 7)
+    leaks = float(path.levels.alpha[0]) > 0
+    predictions = [p for p in PREDICTIONS if leaks or not isinstance(p, Eps | Score)]
+    programs, which = [], []
+    for i, sampler in enumerate(SAMPLERS):
+        plan = sampler.plan(path)
+        for j in range(len(predictions)):
+            programs.append(Program(plan, 11, i, prior(plan, (3,), 11, i).double()))
+            which.append(j)
+    picks = torch.tensor(which)
+
+    def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
+        x0 = DATA.denoise(x, level)
+        eps = level.eps(x, x0)
+        out = torch.empty_like(x0)
+        for j, prediction in enumerate(predictions):
+            mine = picks[index] == j
+            there = level.take(mine)
+            out[mine] = prediction.solve(there, x[mine], prediction.target(there, x0[mine], eps[mine]))
+        return out
+
+    images = torch.stack([result.clean.x for result in run(denoise, programs)]).reshape(len(SAMPLERS), len(predictions), 3)
+    assert float((images - images[:, :1]).abs().max()) < 1e-8
+    assert float((images[0, 0] - images[2, 0]).abs().max()) > 1e-6, "samplers should differ"
+
+
+def unlike() -> list[Program]:
+    """Requests of every sampler, with other processes, spacings, numbers of steps and seeds, in float32."""
+    programs = []
+    for i, sampler in enumerate(SAMPLERS):
+        plan = sampler.plan(path_of(PROCESSES[i % len(PROCESSES)], SPACINGS[i % len(SPACINGS)], 3 + i % 5))
+        programs.append(Program(plan, 100 + i, i % 3, prior(plan, (2, 3), 100 + i, i % 3)))
+    return programs
+
+
+def bumpy(x: Tensor, level: Level, index: Tensor) -> Tensor:
+    """A denoiser that no theory covers, element by element."""
+    alpha, sigma = level.like(x)
+    return torch.sin(3 * x / (alpha + sigma)) * alpha + 0.1
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_s8_solo_equals_batched_bit_for_bit() -> None:
+    programs = unlike()
+    calls = []
+
+    def counted(x: Tensor, level: Level, index: Tensor) -> Tensor:
+        calls.append(len(index))
+        return bumpy(x, level, index)
+
+    together = run(counted, programs)
+    assert len(calls) == max(program.plan.rows for program in programs)
+    assert sum(calls) == sum(result.stages for result in together)
+    for program, result in zip(programs, together, strict=True):
+        alone = run(bumpy, [program])[0]
+        assert same(alone.x, result.x)
+        assert alone.stages == result.stages == program.plan.rows
+
+
+def test_s8_order_of_requests_does_not_matter() -> None:
+    programs = unlike()
+    order = torch.randperm(len(programs), generator=torch.Generator().manual_seed(1)).tolist()
+    straight, shuffled = run(bumpy, programs), run(bumpy, [programs[i] for i in order])
+    assert all(same(straight[i].x, shuffled[k].x) for k, i in enumerate(order))
+
+
+def test_s8_resume_equals_straight() -> None:
+    programs = unlike()
+    straight = run(bumpy, programs)
+    for stop in (1, 3, 6):
+        state = begin(programs)
+        for _ in range(stop):
+            state, _, _ = tick(bumpy, programs, state)
+        stored = State(state.x.clone(), state.base.clone(), tuple(h.clone() for h in state.h), state.row.clone())
+        resumed = run(bumpy, programs, state=stored)
+        assert all(same(a.x, b.x) and a.stages == b.stages for a, b in zip(straight, resumed, strict=True))
+
+
+def test_s8_requests_may_join_a_running_batch() -> None:
+    """Nothing but a sample's own state matters: late requests join, done ones leave, and bits stay."""
+    programs = unlike()
+    early, late = programs[:9], programs[9:18]
+    state = begin(early)
+    for _ in range(2):
+        state, _, _ = tick(bumpy, early, state)
+    joined = run(bumpy, [*early, *late], state=State.cat([state, begin(late)]))
+    assert all(same(a.x, b.x) for a, b in zip(joined, run(bumpy, programs)[:18], strict=True))
+
+
+def test_run_remembers_nothing() -> None:
+    programs = unlike()[:6]
+    first = run(bumpy, programs)
+    run(bumpy, unlike()[6:])
+    assert all(same(a.x, b.x) for a, b in zip(first, run(bumpy, programs), strict=True))
+
+
+@pytest.mark.parametrize("schedule", PROCESSES, ids=repr)
+def test_s3_ddim_eta_one_is_ddpm_and_euler_ancestral(schedule: Schedule) -> None:
+    """With all steps and with a subset, and the posterior's variance (not beta)."""
+    for steps in (1000 if schedule == Linear() else 100, 37):
+        path = path_of(schedule, Trailing(), steps)
+        ddim, ddpm, ancestral = (sampler.plan(path) for sampler in (DDIM(1.0), DDPM(), EulerAncestral()))
+        x = prior(ddim, (1, 3), 2, 0).double()
+        one, two, three = (solve(plan, x, seed=2) for plan in (ddim, ddpm, ancestral))
+        assert torch.allclose(one, two, atol=1e-12, rtol=1e-12)
+        assert torch.allclose(one, three, atol=1e-12, rtol=1e-12)
+        assert torch.equal(DDIM().plan(path).weights, Euler().plan(path).weights)
+        beta = DDPM("forward").plan(path)
+        assert not torch.allclose(one, solve(beta, x, seed=2), atol=1e-6)
+
+
+def test_s3_deterministic_samplers_ask_for_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> Tensor:
+        raise AssertionError("noise was drawn")
+
+    monkeypatch.setattr("inkwash.core.noise.normal", refuse)
+    path, x = even(-3, 3, 5), torch.ones(1, 3, dtype=F64)
+    for sampler in SAMPLERS:
+        if not sampler.stochastic:
+            solve(sampler.plan(path), x)
+    with pytest.raises(AssertionError, match="noise was drawn"):
+        solve(SDES[0].plan(path), x)
+
+
+def test_finish_refuses_unfinished_programs() -> None:
+    programs = unlike()[:3]
+    with pytest.raises(AssertionError):
+        finish(programs, begin(programs))
