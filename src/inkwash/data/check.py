@@ -1,8 +1,7 @@
 """Looking at a data set before training on it: what cannot be read, what is there twice, what the captions say.
 
-Exact duplicates share the SHA-256 of their pixels. Near duplicates share a 64-bit difference hash, the signs of the brightness steps of
-a 9 x 8 miniature, and their 8 x 8 colour miniatures differ by less than 4 of 255 levels on average. Of 200 one-bit flips in a JPEG 198 decode in silence with wrong pixels, so a manifest of SHA-256 sums is written on the
-first check and compared on the next.
+Exact duplicates share the SHA-256 of their pixels; near duplicates are found by `similar`. Of 200 one-bit flips in a JPEG 198 decode in
+silence with wrong pixels, so a manifest of SHA-256 sums is written on the first check and compared on the next.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from inkwash.data.arrays import Progress, write_text
 from inkwash.data.item import Item, Source
 from inkwash.data.preflight import LIMIT
+from inkwash.data.similar import Similar
 from inkwash.data.transform import decode
 from inkwash.errors import DataError
 
@@ -55,13 +54,6 @@ class Report:
         return json.dumps({**asdict(self), "too_many_unreadable": self.too_many}, indent=2, ensure_ascii=False)
 
 
-def difference_hash(image: Image.Image) -> int:
-    """64 bits: is each cell of an 8 x 8 grid brighter than its right neighbour?"""
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
-    bits = (grey[:, :-1] > grey[:, 1:]).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
 def item_sum(item: Item) -> str:
     """SHA-256 of an item's encoded image and its caption."""
     digest = hashlib.sha256(item.image)
@@ -77,7 +69,7 @@ def examine(source: Source, *, manifest: Path | None = None, limit: float = LIMI
     captions: Counter[str] = Counter()
     lengths: list[int] = []
     pixels: dict[str, list[str]] = {}
-    near: dict[int, list[tuple[np.ndarray, list[str]]]] = {}
+    near = Similar()
     sums: dict[str, str] = {}
     for index in range(len(source)):
         if progress is not None:
@@ -98,7 +90,7 @@ def examine(source: Source, *, manifest: Path | None = None, limit: float = LIMI
         words.update(found)
         captions[item.caption] += 1
         pixels.setdefault(hashlib.sha256(repr(size).encode() + image.tobytes()).hexdigest(), []).append(item.key)
-        _join(near.setdefault(difference_hash(image), []), image, item.key)
+        near.add(image, item.key)
     report.sizes = dict(sizes.most_common())
     report.captions = {
         "count": len(lengths), "empty": captions.get("", 0), "words": sum(lengths), "words_per_caption": round(float(np.mean(lengths or [0])), 2),
@@ -107,20 +99,10 @@ def examine(source: Source, *, manifest: Path | None = None, limit: float = LIMI
     }
     report.duplicates = [keys for keys in pixels.values() if len(keys) > 1]
     exact = {frozenset(keys) for keys in report.duplicates}
-    report.near_duplicates = [keys for groups in near.values() for _, keys in groups if len(keys) > 1 and frozenset(keys) not in exact]
+    report.near_duplicates = [keys for keys in near.groups if len(keys) > 1 and frozenset(keys) not in exact]
     if manifest is not None:
         _compare(report, Path(manifest), sums)
     return report
-
-
-def _join(groups: list[tuple[np.ndarray, list[str]]], image: Image.Image, key: str) -> None:
-    """Add the key to the first group whose miniature is close, or start one."""
-    small = np.asarray(image.resize((8, 8), Image.Resampling.BOX))                     # (8, 8, 3)
-    for miniature, keys in groups:
-        if np.abs(miniature.astype(np.int16) - small).mean() < 4:
-            keys.append(key)
-            return
-    groups.append((small, [key]))
 
 
 def _area(size: tuple[int, int]) -> int:

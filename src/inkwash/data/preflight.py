@@ -63,9 +63,9 @@ def refuse_above(source: Source, bad: Mapping[int, str], checked: int, limit: fl
     """Raise DataError `too_many_unreadable` when `bad` is above `limit` of `checked`; with `early`, when it must end above `limit` of all."""
     allowed = math.floor(limit * (len(source) if early else checked))
     if len(bad) > max(allowed, 10 if early else 0):
-        first = ", ".join(repr(source.where(index)) for index in sorted(bad)[:10])
+        first = ", ".join(source.key(index) for index in sorted(bad)[:10])
         raise DataError("too_many_unreadable", f"{len(bad)} of {checked} images checked cannot be read; the limit is {limit:.0%}. "
-                                               f"List them all: inkwash data check PATH. First: {first}")
+                                               f"List them all: inkwash data check PATH. First, in {source.describe()}: {first}")
 
 
 class Quarantine:

@@ -211,21 +211,23 @@ def _holds(scene: Scene, things: tuple[Thing, ...]) -> bool:
         if not (scene.relation in ("above", "behind") and across) and math.dist(a.centre, b.centre) < 1.15 * apart:
             return False
     first, second = ([number for number, thing in enumerate(things) if thing.group == group] for group in (0, 1))
-    seen_at_least = [0.96] * len(things)
+    seen_at_least = [0.995] * len(things)
     if scene.relation == "left of":
         if max(boxes[a][2] for a in first) + 2 > min(boxes[b][0] for b in second):
             return False
         if abs(np.mean([things[a].z for a in first]) - np.mean([things[b].z for b in second])) > 30:
             return False
     if scene.relation == "above":
-        seen_at_least = [0.96, 0.6]
+        seen_at_least = [0.995, 0.6]
     if scene.relation == "behind":
         if max(things[a].z for a in first) + 6 > min(things[b].z for b in second):
+            return False
+        if max(boxes[a][3] for a in first) + 1 > min(boxes[b][3] for b in second):     # their feet are farther up the picture too
             return False
         middle = [float(np.mean([things[number].x for number in members])) for members in (first, second)]
         if abs(middle[0] - middle[1]) > 0.6 * (things[first[0]].radius + things[second[0]].radius):
             return False
         if min(boxes[a][3] for a in first) < min(boxes[b][1] for b in second) + 3:     # else it would look like above
             return False
-        seen_at_least = [0.6 if number in first else 0.96 for number in range(len(things))]
+        seen_at_least = [0.6 if number in first else 0.995 for number in range(len(things))]
     return all(share >= least for share, least in zip(visible(things), seen_at_least, strict=True))

@@ -41,11 +41,16 @@ def sprite(shape: str, yaw: int, side: int) -> Sprite:
     u, v = np.meshgrid(line, -line)
     x, y, z = (axis.ravel() for axis in (u, v * COS + 2 * SIN, -v * SIN + 2 * COS))
     travelled = np.zeros(side * side, dtype=np.float32)
-    for _ in range(48):
-        distance = _turned(shape, yaw, x, y - travelled * SIN, z - travelled * COS)
-        travelled = np.minimum(travelled + np.maximum(distance, 0), 8).astype(np.float32)
-    hit = np.flatnonzero((distance < 0.02) & (travelled < 4))
+    active = np.arange(side * side)                                                     # rays that are still under way
+    for _ in range(60):
+        way = travelled[active]
+        distance = _turned(shape, yaw, x[active], y[active] - way * SIN, z[active] - way * COS)
+        travelled[active] = way + np.maximum(distance, 0)
+        active = active[(distance > 0.001) & (travelled[active] < 4)]
+    hit = np.flatnonzero(travelled < 4)
     point = [x[hit], (y - travelled * SIN)[hit], (z - travelled * COS)[hit]]
+    near = _turned(shape, yaw, point[0], point[1], point[2]) < 0.02
+    hit, point = hit[near], [axis[near] for axis in point]
     normal = np.zeros((3, side * side), dtype=np.float32)
     for axis in range(3):
         ahead, back = list(point), list(point)
@@ -69,10 +74,13 @@ def shadow(shape: str, yaw: int, light: tuple[float, float, float], sharpness: f
     lift = np.float32(FORMS[shape][1])
     open_sky = np.ones_like(x)
     travelled = np.full_like(x, 0.03)
+    active = np.arange(x.size)                                                          # rays that may still meet the shape
     for _ in range(30):
-        distance = _turned(shape, yaw, x + travelled * light[0], travelled * light[1] - lift, z + travelled * light[2])
-        open_sky = np.minimum(open_sky, 0.5 + 0.5 * sharpness * distance / travelled)
-        travelled = travelled + np.clip(distance, 0.06, 0.5)
+        way = travelled[active]
+        distance = _turned(shape, yaw, x[active] + way * light[0], way * light[1] - lift, z[active] + way * light[2])
+        open_sky[active] = np.minimum(open_sky[active], 0.5 + 0.5 * sharpness * distance / way)
+        travelled[active] = way + np.clip(distance, 0.06, 0.5)
+        active = active[(open_sky[active] > 0) & (travelled[active] * light[1] < 2.6)]
     open_sky = np.clip(open_sky, 0, 1)
     fade = np.clip((REACH - np.hypot(x, z)) / 1.6, 0, 1)                                # long shadows end softly
     return ((1 - open_sky * open_sky * (3 - 2 * open_sky)) * fade).reshape(64, 128).astype(np.float32)
