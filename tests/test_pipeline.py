@@ -63,6 +63,26 @@ def test_the_self_test_says_exact_here_and_tolerance_for_a_network_that_depends_
     assert pipe.row_sizes == (2,)
 
 
+def test_any_micro_batch_can_be_asked_for(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    for size in (1, 3, 4, 16):
+        pipe.micro_batch = size
+        pipe.to("cpu")
+        assert pipe.row_sizes[0] == size
+        assert len(pipe.generate([ASK] * 9, decode=False)) == 9
+
+
+def test_numbers_that_are_not_finite_are_reported(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    fine = pipe.generate([ASK])[0]
+
+    pipe.denoiser.network.register_forward_hook(lambda module, given, out: torch.where(given[1].reshape(-1, 1, 1, 1) == 1000.0, torch.nan, out))
+    broken = pipe.generate([ASK])[0]
+    assert "not finite" in broken.warnings[-1]
+    assert bool(broken.latent.isfinite().all())
+    assert not fine.warnings
+
+
 @pytest.mark.parametrize(("guidance", "sampler", "steps"), [(3.0, "ddim", 4), (1.0, "ddim", 4), (3.0, "heun", 3), (1.0, "dpmpp_2m", 30)])
 def test_S15_nfe_is_the_number_of_rows_that_a_hook_counts(tiny_model: Path, guidance: float, sampler: str, steps: int) -> None:
     pipe = Pipeline.from_pretrained(tiny_model)

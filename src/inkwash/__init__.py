@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING, Any
 from inkwash._version import __version__
 
 if TYPE_CHECKING:
-    from inkwash.pipeline import Image, Pipeline
+    from inkwash.output import Image
+    from inkwash.pipeline import Pipeline
     from inkwash.request import Request
 
 __all__ = ["Image", "Pipeline", "Request", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Image", "Pipeline"):
-        import inkwash.pipeline
+    if name == "Pipeline":
+        from inkwash.pipeline import Pipeline
 
-        return getattr(inkwash.pipeline, name)
+        return Pipeline
+    if name == "Image":
+        from inkwash.output import Image
+
+        return Image
     if name == "Request":
         from inkwash.request import Request
 

@@ -1,4 +1,4 @@
-"""What `Pipeline.__call__` returns: images in the format asked for, and what they cost."""
+"""What a pipeline returns: images, what they cost, and what of their requests had no effect or was not certain to work."""
 
 from __future__ import annotations
 
@@ -12,10 +12,27 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.request import MAX_SEED, check_int
+from inkwash.io.info import ModelInfo, unknown_words
+from inkwash.request import MAX_SEED, Request, check_int, inert
 
 if TYPE_CHECKING:
-    from inkwash.pipeline import Image
+    from inkwash.condition import Conditioner
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image and how it came about.
+
+    `pixels` (3, H, W) uint8, None when only the latent was asked for; `nfe` network evaluations (guidance counts each branch, filling up
+    does not count); `seconds` this image's share of the time of its batch.
+    """
+
+    request: Request
+    pixels: Tensor | None
+    latent: Tensor
+    nfe: int
+    seconds: float
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,23 @@ class Output:
     seeds: list[int]
     seconds: list[float]
     warnings: list[tuple[str, ...]]
+
+
+def notes(request: Request, info: ModelInfo, conditioner: Conditioner, finite: bool) -> tuple[str, ...]:
+    """What of a request has no effect or is not certain to work, one sentence each; `finite` says whether all numbers of the image were."""
+    found = [*inert(request), *conditioner.report(request.prompt)]
+    if request.negative:
+        found += [f"negative prompt: {text}" for text in conditioner.report(request.negative)]
+    if new := unknown_words(request.prompt, info.vocabulary):
+        listed = ", ".join(new[:8]) + (f" and {len(new) - 8} more" if len(new) > 8 else "")
+        found.append(f"the model never saw {'this word' if len(new) == 1 else 'these words'} in training: {listed}; "
+                     f"inkwash inspect {info.name} shows what it knows")
+    if (request.width, request.height) != info.sizes.default:
+        trained = "{}x{}".format(*info.sizes.default)
+        found.append(f"size {request.width}x{request.height} differs from the size of training, {trained}; expect cut or repeated objects")
+    if not finite:
+        found.append("the picture has numbers that are not finite, shown as grey; use lower guidance, more steps or another sampler")
+    return tuple(found)
 
 
 def to_pil(pixels: Tensor) -> PIL.Image.Image:

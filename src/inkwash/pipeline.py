@@ -13,7 +13,6 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -35,30 +34,14 @@ from inkwash.errors import CheckpointError, InkwashWarning, UsageError
 from inkwash.guide import CFG, Guidance, NoGuidance, evaluate
 from inkwash.io.durable import new_folder
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, save_info, save_part, save_tokenizer
-from inkwash.io.info import INFO, ModelInfo, find_model, unknown_words
-from inkwash.output import Output, deliver, seeds_for
-from inkwash.request import Request, check_guidance, check_int, inert
+from inkwash.io.info import INFO, ModelInfo, find_model
+from inkwash.output import Image, Output, deliver, notes, seeds_for
+from inkwash.request import Request, check_guidance, check_int
 from inkwash.sample import Program, Progress, Sampler, prior, run
 from inkwash.value import parse
 
 CONDITIONS = ("cond", "negative", "null")
 StepCallback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Image:
-    """One image and how it came about.
-
-    `pixels` (3, H, W) uint8, None when only the latent was asked for; `nfe` network evaluations (guidance counts each branch, filling up
-    does not count); `seconds` this image's share of the time of its batch.
-    """
-
-    request: Request
-    pixels: Tensor | None
-    latent: Tensor
-    nfe: int
-    seconds: float
-    warnings: tuple[str, ...]
 
 
 class Pipeline:
@@ -171,20 +154,6 @@ class Pipeline:
         shape = self.codec.shape(*self.info.sizes.check(request.width, request.height))
         return Program(plan, request.seed, 0, prior(plan, shape, request.seed, 0).to(self.device))
 
-    def report(self, request: Request) -> tuple[str, ...]:
-        """What of the request has no effect or is not certain to work."""
-        found = [*inert(request), *self.conditioner.report(request.prompt)]
-        if request.negative:
-            found += [f"negative prompt: {text}" for text in self.conditioner.report(request.negative)]
-        if new := unknown_words(request.prompt, self.info.vocabulary):
-            listed = ", ".join(new[:8]) + (f" and {len(new) - 8} more" if len(new) > 8 else "")
-            found.append(f"the model never saw {'this word' if len(new) == 1 else 'these words'} in training: {listed}; "
-                         f"inkwash inspect {self.info.name} shows what it knows")
-        if (request.width, request.height) != self.info.sizes.default:
-            found.append(f"size {request.width}x{request.height} differs from the size of training, {'{}x{}'.format(*self.info.sizes.default)}; "
-                         "expect cut or repeated objects")
-        return tuple(found)
-
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], on_step: StepCallback | None = None, *, decode: bool = True) -> list[Image]:
         """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call."""
@@ -215,11 +184,12 @@ class Pipeline:
             return x0
 
         results = run(denoise, programs, on_step)
-        latents = [result.clean.x for result in results]
+        made = [result.clean.x for result in results]
+        latents = [latent.nan_to_num(0.0, 0.0, 0.0) for latent in made]
         pixels = [self.codec.decode(Clean(latent[None]))[0].cpu() if decode else None for latent in latents]
         share = (time.perf_counter() - began) / len(requests)
-        return [Image(request, picture, latent, int(count), share, self.report(request))
-                for request, picture, latent, count in zip(requests, pixels, latents, nfe)]
+        return [Image(request, picture, latent, int(count), share, notes(request, self.info, self.conditioner, bool(whole.isfinite().all())))
+                for request, picture, latent, count, whole in zip(requests, pixels, latents, nfe, made)]
 
     def _require_branches(self, program: Program, guidance: Guidance) -> None:
         """Raises UsageError `unknown_branch` when the guidance will ask for a model or a condition that is not there."""

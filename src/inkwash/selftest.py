@@ -50,6 +50,8 @@ def certified(pipeline: Pipeline) -> tuple[int, ...]:
         return torch.cat([_rows(pipeline, x, level, conds, list(range(start, start + size))) for start in range(0, 8, size)])
 
     size = pipeline.micro_batch
+    if 8 % size or 2 * size > 8 or pipeline.determinism != "exact":
+        return (size,)
     reference = answer(size)
     return (size, *(larger for larger in (2 * size, 4 * size) if larger <= 8 and torch.equal(answer(larger), reference)))
 

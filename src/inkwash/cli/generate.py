@@ -15,7 +15,8 @@ from inkwash.request import check_int
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inkwash.pipeline import Image, Pipeline
+    from inkwash.output import Image
+    from inkwash.pipeline import Pipeline
 
 MAX_IMAGES = 10_000
 

@@ -14,7 +14,8 @@ from inkwash.io.info import ModelInfo, find_model, read_info
 from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt
 
 if TYPE_CHECKING:
-    from inkwash.pipeline import Image, Pipeline
+    from inkwash.output import Image
+    from inkwash.pipeline import Pipeline
 
 AT_ONCE = 4
 
@@ -82,11 +83,11 @@ def load(folder: Path, device: str) -> Pipeline:
 
 def produce(pipeline: Pipeline, requests: list[Request], quiet: bool) -> Iterator[Image]:
     """The images in order, as they are finished, AT_ONCE at a time; every request is checked before the first one runs."""
-    programs = [pipeline.program(request) for request in requests]
-    for request in requests:
-        pipeline.guidance(request)
+    rows_of = {kind: pipeline.program(kind).plan.rows for kind in {dataclasses.replace(request, seed=0) for request in requests}}
+    for kind in rows_of:
+        pipeline.guidance(kind)
     groups = [requests[start : start + AT_ONCE] for start in range(0, len(requests), AT_ONCE)]
-    rows = [max(program.plan.rows for program in programs[start : start + AT_ONCE]) for start in range(0, len(requests), AT_ONCE)]
+    rows = [max(rows_of[dataclasses.replace(request, seed=0)] for request in group) for group in groups]
     with bar(sum(rows), quiet) as advance:
         for group, total in zip(groups, rows):
             state = {"done": 0}
