@@ -9,6 +9,7 @@ from data_examples import encoded, examples, picture, write_captions, write_tar
 from PIL import Image
 
 from inkwash.cli.data import check, make
+from inkwash.cli.main import run
 from inkwash.data.check import examine
 from inkwash.data.source import open_source
 from inkwash.errors import DataError, UsageError
@@ -99,6 +100,20 @@ def test_manifests_go_where_they_are_asked_to_and_must_be_readable(tmp_path: Pat
     with pytest.raises(DataError, match="line 1"):
         check(str(tar))
     capsys.readouterr()
+
+
+def test_t20_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "missing"):
+        assert run(["data", "check", str(tmp_path / name)]) == 3
+        text = capsys.readouterr().err
+        assert text.startswith("inkwash: error[data_")
+        assert text.count("\n") == 1
+        assert name in text
+        assert "metadata.jsonl" in text
+        assert len(text) <= 401
+    assert run(["data", "check", str(write_tar(tmp_path / "a.tar", examples(3))), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 3
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

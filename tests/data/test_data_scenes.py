@@ -3,17 +3,20 @@
 import colorsys
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from inkwash.data.loader import Loader
 from inkwash.data.scenes import layout, sprite
 from inkwash.data.scenes.render import render
 from inkwash.data.scenes.shapes import FORMS
-from inkwash.data.scenes.source import Picture, draw, open_scenes
+from inkwash.data.scenes.source import Picture, Scenes, draw, open_scenes, write_scenes
 from inkwash.data.scenes.sprite import sprite as traced
 from inkwash.data.scenes.vocabulary import BACKGROUNDS, COLOURS, LIGHTS, MATERIALS, NUMBERS, SHAPES, SIZES
+from inkwash.data.source import open_source
 from inkwash.errors import DataError, UsageError
 
 CHROMATIC = [name for name in COLOURS if name not in ("white", "black", "gray", "brown")]
@@ -186,6 +189,19 @@ def test_a_distance_is_never_larger_than_the_true_one(shape: str) -> None:
     change = np.abs(distance(*(points + steps)) - distance(*points))
     assert (change <= 1.12 * np.sqrt((steps ** 2).sum(0)) + 1e-6).all()
     assert (distance(*(2.5 * points / np.sqrt((points ** 2).sum(0)))) > 0).all()
+
+
+def test_a_loader_draws_scenes_without_reading_them_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    original = Scenes.__getitem__
+    monkeypatch.setattr(Scenes, "__getitem__", lambda self, index: drawn.append(index) or original(self, index))
+    stored = write_scenes(Scenes(2, seed=1), tmp_path / "files", "folder")
+    drawn.clear()
+    with Loader(open_source(["scenes:1000000:4", stored]), 2, size=32, prefetch=0) as loader:
+        assert drawn == []
+        batch = loader.batch(3)
+    assert sorted(drawn) == sorted(batch.index.tolist())
+    assert batch.captions == [draw(4, number, pixels=False).caption for number in batch.index.tolist()]
 
 
 def test_scene_paths_and_limits() -> None:

@@ -136,31 +136,34 @@ class Loader:
         assert self.square is not None
         if index in self.quarantine.reasons:
             return torch.full((3, self.square, self.square), 255, dtype=torch.uint8)
-        return self._image(index, (self.square, self.square))
+        return self._example(index, (self.square, self.square))[0]
 
-    def _image(self, index: int, size: tuple[int, int]) -> Tensor:
+    def _example(self, index: int, size: tuple[int, int]) -> tuple[Tensor, str]:
         if self._pixels is not None:
-            return torch.from_numpy(np.array(self._pixels[index]))                     # (3, H, W)
-        return fit(decode(self.base[index], hint=max(size)), size, self.mode)
+            return torch.from_numpy(np.array(self._pixels[index])), self.base.caption(index)   # (3, H, W)
+        item = self.base[index]
+        return fit(decode(item, hint=max(size)), size, self.mode), item.caption
 
     def _load(self, step: int) -> Batch:
         slots, base, flipped = self._slots(step)
-        images, chosen = [], []
+        images, captions, chosen = [], [], []
         for wanted, mirror in zip(base, flipped, strict=True):
-            held: dict[int, Tensor] = {}
+            held: dict[int, tuple[Tensor, str]] = {}
 
-            def attempt(candidate: int, held: dict[int, Tensor] = held) -> str | None:
+            def attempt(candidate: int, held: dict[int, tuple[Tensor, str]] = held) -> str | None:
                 try:
-                    held[candidate] = self._image(candidate, slots.size)
+                    held[candidate] = self._example(candidate, slots.size)
                 except DataError as error:
                     return error.message
                 return None
 
             found = self.quarantine.usable(int(wanted), attempt)
-            images.append(held[found].flip(-1) if mirror else held[found])
+            image, caption = held[found]
+            images.append(image.flip(-1) if mirror else image)
+            captions.append(caption)
             chosen.append(found)
-        return Batch(torch.stack(images), [self.base.caption(i) for i in chosen], [self.base.key(i) for i in chosen],
-                     torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))
+        keys = [self.base.key(index) for index in chosen]
+        return Batch(torch.stack(images), captions, keys, torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))
 
     def batch(self, step: int) -> Batch:
         """This rank's part of global batch `step`, from 0. The next ones are prepared in the background."""
@@ -205,7 +208,7 @@ def pixel_cache(source: Source, size: int, mode: Mode, folder: Path, *, limit: f
                 out[slot] = fit(decode(source[index], hint=size), size, mode).numpy()
             except DataError as error:
                 bad[index] = error.message
-        refuse_above(source, bad, rows.stop, limit, early=rows.stop < len(source))
+        refuse_above(source, bad, rows.stop, limit, total=len(source))
         notes["unreadable"] = [[index, why] for index, why in sorted(bad.items())]
         return out
 

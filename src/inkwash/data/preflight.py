@@ -16,6 +16,7 @@ import numpy as np
 
 from inkwash.data.arrays import Progress, write_text
 from inkwash.data.item import Source
+from inkwash.data.source import on_disk
 from inkwash.data.transform import decode
 from inkwash.errors import DataError
 
@@ -38,8 +39,8 @@ def preflight(source: Source, *, limit: float = LIMIT, sample: int = SAMPLE, cac
 
     The result is kept in `cache` under the fingerprint. Raises DataError `too_many_unreadable` above `limit`.
     """
-    count = len(source)
-    chosen = np.arange(count) if count <= sample else np.linspace(0, count - 1, sample).astype(np.int64)
+    files = on_disk(source)
+    chosen = files if len(files) <= sample else files[np.linspace(0, len(files) - 1, sample).astype(np.int64)]
     stored = None if cache is None else Path(cache) / f"preflight-{source.fingerprint}-{len(chosen)}.json"
     if stored is not None and stored.is_file():
         bad = {int(index): str(why) for index, why in json.loads(stored.read_text())}
@@ -49,7 +50,7 @@ def preflight(source: Source, *, limit: float = LIMIT, sample: int = SAMPLE, cac
             why = reason(source, index)
             if why is not None:
                 bad[index] = why
-                refuse_above(source, bad, done, limit, early=done < len(chosen))
+                refuse_above(source, bad, done, limit, total=len(chosen))
             if progress is not None and (done % 64 == 0 or done == len(chosen)):
                 progress(done, len(chosen), "checking images")
         if stored is not None:
@@ -59,10 +60,13 @@ def preflight(source: Source, *, limit: float = LIMIT, sample: int = SAMPLE, cac
     return bad
 
 
-def refuse_above(source: Source, bad: Mapping[int, str], checked: int, limit: float, *, early: bool = False) -> None:
-    """Raise DataError `too_many_unreadable` when `bad` is above `limit` of `checked`; with `early`, when it must end above `limit` of all."""
-    allowed = math.floor(limit * (len(source) if early else checked))
-    if len(bad) > max(allowed, 10 if early else 0):
+def refuse_above(source: Source, bad: Mapping[int, str], checked: int, limit: float, *, total: int | None = None) -> None:
+    """Raise DataError `too_many_unreadable` when `bad` is above `limit` of `checked`; with `total`, when it is sure to end above it.
+
+    Early on it waits for ten, so that the message has examples.
+    """
+    early = total is not None and checked < total
+    if len(bad) > max(math.floor(limit * (total or checked)), 10 if early else 0):
         first = ", ".join(source.key(index) for index in sorted(bad)[:10])
         raise DataError("too_many_unreadable", f"{len(bad)} of {checked} images checked cannot be read; the limit is {limit:.0%}. "
                                                f"List them all: inkwash data check PATH. First, in {source.describe()}: {first}")

@@ -16,7 +16,7 @@ import numpy as np
 from inkwash.data.folder import MetadataFolder, caption_folders
 from inkwash.data.item import FORMATS, IMAGE_SUFFIXES, Item, Source, fingerprint_of
 from inkwash.data.parquet import Parquet
-from inkwash.data.scenes.source import open_scenes
+from inkwash.data.scenes.source import Scenes, open_scenes
 from inkwash.data.tar import Tar
 from inkwash.errors import DataError
 
@@ -110,6 +110,16 @@ def distinct(source: Source) -> Source:
 def origin(source: Source, index: Index) -> Index:
     """Positions in `source` -> positions in `distinct(source)`."""
     return source.origin(index) if isinstance(source, Mixture) else np.asarray(index, dtype=np.int64)
+
+
+def on_disk(source: Source) -> Index:
+    """Positions of the items that come from files, so that they may be damaged; drawn scenes cannot be."""
+    if isinstance(source, Scenes):
+        return np.arange(0)
+    if isinstance(source, Concat):
+        starts = np.cumsum([0] + [len(part) for part in source.parts])
+        return np.concatenate([on_disk(part) + start for part, start in zip(source.parts, starts[:-1], strict=True)])
+    return np.arange(len(source))
 
 
 def open_source(paths: str | Path | Iterable[str | Path]) -> Source:
