@@ -79,10 +79,10 @@ class Group:
         return whole.detach().cpu()
 
     def shard_like(self, whole: Tensor, like: Tensor) -> Tensor:
-        """The inverse of `full`."""
+        """The inverse of `full`: placed and laid out in memory as `like` is. Fused optimizers read both as flat memory."""
         if isinstance(like, DTensor):
             return distribute_tensor(whole.to(self.device), like.device_mesh, like.placements)
-        return whole.to(like.device)
+        return torch.empty_like(like, dtype=whole.dtype).copy_(whole)
 
     def wait(self) -> None:
         if self.world > 1:

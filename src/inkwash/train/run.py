@@ -63,7 +63,8 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
         with _locked(out, group.rank):
             source = open_source(list(data))
             training, validation = hold_out(source, config.data.validation)
-            setting = Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview)
+            setting = Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview,
+                              tuple(Path(str(path).split("*")[0]).name for path in data))
             return _train(config, setting, group, resume, accept_changes, list(command), quiet)
     finally:
         group.close()

@@ -32,7 +32,7 @@ Preview = Callable[[Path, Denoiser, Codec, Conditioner, ModelInfo, SampleConfig]
 
 @dataclass(frozen=True)
 class Setting:
-    """`preview(path, denoiser, codec, conditioner, info, sample)` draws a sheet; `cache` is a folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
+    """`preview(path, denoiser, codec, conditioner, info, sample)` draws a sheet; `names` are the data paths' last parts, for the card; `cache` is a folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
 
     train: Source
     validation: Source | None
@@ -42,6 +42,7 @@ class Setting:
     rank: int = 0
     world: int = 1
     preview: Preview | None = None
+    names: tuple[str, ...] = ()
 
     def loader(self, config: RunConfig, source: Source, name: str, *, flip: bool, batch: int | None = None, alone: bool = False) -> Loader:
         """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same."""
