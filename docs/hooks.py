@@ -104,7 +104,7 @@ def bibliography() -> tuple[Paper, ...]:
     """The papers of reference/bibliography.md."""
     lines = (Path(__file__).parent / "reference" / "bibliography.md").read_text("utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if re.match(r"\| .* \| \d{4}\.\d+ \| ", line)]
-    return tuple(Paper(authors, arxiv, frozenset(re.findall(r"`(\w+)`", what))) for authors, arxiv, _, what in rows)
+    return tuple(Paper(authors, arxiv, frozenset(re.findall(r"`([A-Z]\w+)`", what))) for authors, arxiv, _, what in rows)
 
 
 def error_table() -> str:
@@ -141,12 +141,14 @@ def model_table(name: str) -> str:
     from inkwash.io.folder import model_hash
 
     info, parts = read_info(MODELS / name), parts_of(MODELS / name)
-    facts = {"parameters": f"{sum(part['parameters'] for part in parts):,}", "size of all weights": f"{sum(part['bytes'] for part in parts) / 2**20:.1f} MiB",
+    facts = {"parameters": f"{sum(part['parameters'] for part in parts):,}",
+             "size of all weights": f"{sum(part['bytes'] for part in parts) / 2**20:.1f} MiB",
              "process": f"`{info.process}`", "prediction": f"`{info.prediction}`", "latent channels": str(info.channels),
              "latent side": f"1/{info.factor} of the image's", "image sizes": str(info.sizes),
              "default settings": ", ".join(f"{key} {value}" for key, value in vars(info.defaults).items()),
              "words in its captions": f"{len(info.vocabulary):,}", "hash": f"`{model_hash(MODELS / name)[:16]}`"}
-    rows = [*facts.items(), *((f"part `{part['part']}`", f"{part['parameters']:,} parameters, {part['dtype']}; `{part['config']}`") for part in parts)]
+    rows = [*facts.items(), *((f"part `{part['part']}`", f"{part['parameters']:,} parameters, {part['dtype']}; `{part['config']}`")
+                              for part in parts)]
     return "\n".join([_row(["fact", "value"]), _row(["---"] * 2), *map(_row, rows)])
 
 
