@@ -110,3 +110,22 @@ def test_a_reduced_jpeg_looks_like_the_whole_one() -> None:
     whole, quick = fit(decode(data), 64), fit(decode(data, hint=64), 64)
     assert decode(data, hint=64).width < 768
     assert (whole.float() - quick.float()).abs().mean() < 1.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_bytes_give_an_image_or_a_data_error_and_nothing_else(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = stored(Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)), kind, exif=exif)
+    refused = 0
+    for number in range(80):
+        damaged = bytearray(data)
+        for _ in range(3):
+            damaged[rng.integers(0, min(len(data), 300 if number % 2 else len(data)))] = rng.integers(0, 256)
+        for read in (decode, probe):
+            try:
+                read(bytes(damaged))
+            except DataError:
+                refused += 1
+    assert refused > 10
