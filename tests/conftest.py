@@ -9,6 +9,8 @@ import torch
 
 from inkwash.io.info import MODELS
 
+torch.set_num_threads(1)  # the workers of the tests share the cores
+
 CAPTIONS = ["a small red cube left of a blue sphere", "two green cones in soft light", "emoji of a smiling cat", "a black leather jacket"]
 
 

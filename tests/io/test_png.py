@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,11 +19,12 @@ LINE = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl"
 KEY = st.from_regex(r"[A-Z][a-z]{1,6}( [a-z]{1,6})?", fullmatch=True)
 
 
-@given(prompt=st.lists(LINE, min_size=1, max_size=3).map("\n".join), negative=LINE, settings=st.dictionaries(KEY, LINE.map(str.strip), min_size=3))
-def test_the_infotext_grammar_is_read_back(prompt: str, negative: str, settings: dict[str, str]) -> None:
+@settings(max_examples=60, deadline=None)
+@given(prompt=st.lists(LINE, min_size=1, max_size=3).map("\n".join), negative=LINE, pairs=st.dictionaries(KEY, LINE.map(str.strip), min_size=3))
+def test_the_infotext_grammar_is_read_back(prompt: str, negative: str, pairs: dict[str, str]) -> None:
     if re.search(r"^Negative prompt: ", prompt, re.MULTILINE):
         return
-    assert read_infotext(infotext(prompt, negative, settings)) == (prompt, negative, settings)
+    assert read_infotext(infotext(prompt, negative, pairs)) == (prompt, negative, pairs)
 
 
 def test_values_are_quoted_only_where_the_grammar_needs_it() -> None:
