@@ -22,6 +22,6 @@ def command(data: Path) -> Callable[..., list[str]]:
 
     def build(out: Path, *extra: str, recipe: str = "toy", **changes: Any) -> list[str]:
         settings = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
-        return [sys.executable, "-m", "inkwash.cli.main", "train", recipe, "--data", str(data), "--out", str(out), *settings, *extra]
+        return [str(Path(sys.executable).with_name("inkwash")), "train", recipe, "--data", str(data), "--out", str(out), *settings, *extra]
 
     return build
