@@ -132,7 +132,7 @@ def recipe_table() -> str:
 
 
 def model_table(name: str) -> str:
-    """Facts of an embedded model, read from its folder."""
+    """Facts of an embedded model, read from its folder, below its picture where images/NAME.png exists. For pages one folder down."""
     from inkwash.io.info import MODELS, known_models, read_info
 
     if name not in known_models():
@@ -149,7 +149,8 @@ def model_table(name: str) -> str:
              "words in its captions": f"{len(info.vocabulary):,}", "hash": f"`{model_hash(MODELS / name)[:16]}`"}
     rows = [*facts.items(), *((f"part `{part['part']}`", f"{part['parameters']:,} parameters, {part['dtype']}; `{part['config']}`")
                               for part in parts)]
-    return "\n".join([_row(["fact", "value"]), _row(["---"] * 2), *map(_row, rows)])
+    picture = [f"![Pictures by {name}](../images/{name}.png)", ""] if (Path(__file__).parent / "images" / f"{name}.png").is_file() else []
+    return "\n".join([*picture, _row(["fact", "value"]), _row(["---"] * 2), *map(_row, rows)])
 
 
 def _cell(text: str) -> str:

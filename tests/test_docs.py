@@ -127,7 +127,16 @@ def test_every_mark_is_known(hooks: ModuleType) -> None:
     assert set(marks) == set(hooks.MARKS)
     assert "| 4 | `CheckpointError` |" in hooks.error_table()
     assert "`mini-autoencoder`" in hooks.recipe_table()
-    assert ("parameters" in hooks.model_table("mini")) == (MODELS / "mini" / "inkwash.json").is_file()
+    assert ("| parameters |" in hooks.model_table("mini")) == (MODELS / "mini" / "inkwash.json").is_file()
+
+
+def test_model_table_tells_every_part(hooks: ModuleType, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inkwash.io.info.MODELS", tiny_model.parent)
+    table = hooks.model_table(tiny_model.name)
+    for part in ("conditioner", "text_encoder", "unet", "vae"):
+        assert f"| part `{part}` |" in table
+    assert "| process | `Cosine()` |" in table
+    assert "| prediction | `V()` |" in table
 
 
 def test_generated_sources_are_links(hooks: ModuleType) -> None:
