@@ -24,8 +24,8 @@ MAX_IMAGES = 10_000
 def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None, model: str = "mini",
              steps: str | None = None, sampler: str | None = None, spacing: str | None = None, guidance: str | None = None,
              negative: str | None = None, seed: str | None = None, num: Annotated[str, Parameter(name=["--num", "-n"])] = "1",
-             size: str | None = None, device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False,
-             quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False) -> int:
+             size: str | None = None, device: str = "auto", json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+             quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make pictures from a sentence.
 
     Prints the path of every picture. The same request gives the same bytes, however many pictures are made at once.

@@ -38,12 +38,13 @@ class Axis(NamedTuple):
 def grid(prompt: str = "", /, *, x: str, y: str | None = None, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None,
          model: str = "mini", steps: str | None = None, sampler: str | None = None, spacing: str | None = None, guidance: str | None = None,
          negative: str | None = None, seed: str | None = None, size: str | None = None, device: str = "auto",
-         json: Annotated[bool, Parameter(negative="")] = False,
-         quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False) -> int:
+         json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+         quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make a labelled sheet over one or two settings.
 
     An axis is NAME=VALUES with NAME one of steps, guidance, seed, sampler, spacing, negative, prompt. VALUES are separated by commas, or by |
     where a value has commas itself; whole numbers may be a range such as 1..4. Example: --x guidance=1,3,7.5 --y seed=1..4
+    The other options are those of inkwash generate, for all pictures.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from inkwash.io.info import ModelInfo
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
 
-def inspect(model: str = "mini", /, *, words: int = 40, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def inspect(model: str = "mini", /, *, words: int = 40, json: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
     """Show what a model is made of and what it knows.
 
     Parameters

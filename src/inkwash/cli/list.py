@@ -12,7 +12,7 @@ from inkwash.errors import UsageError
 KINDS = ("samplers", "spacings", "schedules", "predictions", "guidances", "networks", "models")
 
 
-def list_(kind: str | None = None, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def list_(kind: str | None = None, /, *, json: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
     """List samplers, spacings, schedules, predictions, guidances, networks or models.
 
     Parameters

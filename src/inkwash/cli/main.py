@@ -35,14 +35,15 @@ COMMANDS = {
 }
 
 
-def build() -> Any:
-    """The cyclopts app with every command, none of them imported."""
+def build(plain: bool) -> Any:
+    """The cyclopts app with every command, none of them imported; plain help is quicker, for it needs no drawing."""
     from cyclopts import App
 
-    app = App(name="inkwash", help="Text to images by diffusion.", version=__version__, help_format="plaintext", help_formatter="plain",
+    text = "Text to images by diffusion. Every command takes --debug, for the traceback of an error."
+    app = App(name="inkwash", help=text, version=__version__, help_format="plaintext", help_formatter="plain" if plain else "default",
               suppress_keyboard_interrupt=False, result_action="return_value")
-    for name, (target, text) in COMMANDS.items():
-        app.command(target, name=name, help=text)
+    for name, (target, line) in COMMANDS.items():
+        app.command(target, name=name, help=line)
     return app
 
 
@@ -77,7 +78,7 @@ def _options(arguments: Sequence[str]) -> Sequence[str]:
 def _call(words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
-    app = build()
+    app = build(plain=not words or words[0].startswith("-"))
     if not words:
         app.help_print([])
         return 0

@@ -17,8 +17,8 @@ from inkwash.request import Request
 
 
 def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None, model: str | None = None,
-              device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False,
-              quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False) -> int:
+              device: str = "auto", json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+              quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make the picture of a PNG again and compare the pixels.
 
     Ends with 0 when they are the same, 8 when they differ, 4 when the model is another one or the file has no parameters.
