@@ -52,11 +52,16 @@ def train(
     """
     from inkwash.recipes.preview import preview
     from inkwash.train.config import read_recipe
+    from inkwash.train.run import replay as replay_run
     from inkwash.train.run import train as run
 
     if not recipe:
         raise UsageError("unknown_recipe", "name a recipe")
     config = read_recipe(recipe, set or ())
+    if replay is not None:
+        for key, loss in replay_run(config, data, out, replay, cache=cache):
+            print(f"{loss:12.6g}  {key}")
+        return 0
     command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", str(out)]
     command += [word for setting in set or () for word in ("--set", setting)]
     result = run(config, data, out, resume=resume, accept_changes=accept_changes, command=command, quiet=quiet, cache=cache, preview=preview)

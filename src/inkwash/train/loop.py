@@ -84,6 +84,7 @@ class Trainer:
     def __init__(self, task: Task, config: RunConfig, group: Group) -> None:
         self.task, self.config, self.group = task, config, group
         self.step, self.bad_steps = 0, 0
+        self.bad: tuple[int, list[str], float, float] = (0, [], 0.0, 0.0)
         self.bf16 = use_bf16(config.precision)
         group.prepare(task.roles, config.parallel)
         self.optimizers = {role: Optimizers(module, config.optimizer) for role, module in task.roles.items()}
@@ -246,6 +247,7 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
 def save(trainer: Trainer, out: Path) -> None:
     """Writes the checkpoint of the present step and deletes the old ones."""
     snapshot = trainer.snapshot()
+    _require_finite(snapshot, out)
     if trainer.group.rank == 0:
         good = checkpoint.steps_in(out)
         intact = f"last good checkpoint step {good[-1]} is intact" if good else "no checkpoint was written yet"
@@ -280,8 +282,30 @@ def _tell_skip(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Non
     path = out / f"diverged-{step:08d}"
     trainer.step, trainer.bad_steps = step, 0
     snapshot = trainer.snapshot()
+    _require_finite(snapshot, out)
     if trainer.group.rank == 0:
         checkpoint.save(path, snapshot)
     replay = shlex.join([*command, "--replay", str(path)])
     raise DivergedError("diverged", f"{MAX_BAD_STEPS} steps in a row without a finite loss, the last at step {step} "
                                     f"(loss {loss}, samples {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}); look at it with: {replay}")
+
+
+def _require_finite(snapshot: Snapshot, out: Path) -> None:
+    """Raises DivergedError when the weights themselves are lost: then only an older checkpoint helps."""
+    for name, tensor in snapshot.tensors["weights"].items():
+        if not bool(torch.isfinite(tensor).all()):
+            good = checkpoint.steps_in(out)
+            last = f"the checkpoint of step {good[-1]} is good" if good else "there is no earlier checkpoint"
+            raise DivergedError("diverged", f"at step {snapshot.step} the weights {name} are not finite any more; {last}; "
+                                            "run again with a lower optimizer.lr or a lower optimizer.clip, and --accept-changes")
+
+
+def replay(trainer: Trainer) -> list[tuple[str, float]]:
+    """The losses of this process's samples at the present step, by key; nothing is changed."""
+    torch.manual_seed(Draw(trainer.config.seed, trainer.step, 1).number("torch"))
+    keys: list[str] = []
+    values: list[float] = []
+    with torch.no_grad():
+        for _, losses in trainer._rounds(keys):
+            values += [float(value) for loss in losses for value in loss.value]
+    return list(zip(keys, values))

@@ -23,6 +23,7 @@ from inkwash.train.distributed import Group
 from inkwash.train.heldout import hold_out
 from inkwash.train.log import Log
 from inkwash.train.loop import Result, Trainer, fit
+from inkwash.train.loop import replay as replay_step
 from inkwash.train.optim import lr_factor
 from inkwash.train.setting import Preview, Setting, can_compile
 from inkwash.train.task import Task
@@ -61,13 +62,33 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
     group = Group()
     try:
         with _locked(out, group.rank):
-            source = open_source(list(data))
-            training, validation = hold_out(source, config.data.validation)
-            setting = Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview,
-                              tuple(Path(str(path).split("*")[0]).name for path in data))
+            setting = _setting(config, data, out, group, cache, preview)
             return _train(config, setting, group, resume, accept_changes, list(command), quiet)
     finally:
         group.close()
+
+
+def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path, *, cache: Path | None = None) -> list[tuple[str, float]]:
+    """The losses, by sample key, of the step at which the run left the `diverged-` folder `path`."""
+    snapshot = checkpoint.load(path)
+    group = Group()
+    try:
+        setting = _setting(config, data, out, group, cache, None)
+        task = build_task(config, setting)
+        try:
+            trainer = Trainer(task, config, group)
+            trainer.restore(snapshot, str(path))
+            return replay_step(trainer)
+        finally:
+            task.close()
+    finally:
+        group.close()
+
+
+def _setting(config: RunConfig, data: Sequence[str | Path], out: Path, group: Group, cache: Path | None, preview: Preview | None) -> Setting:
+    training, validation = hold_out(open_source(list(data)), config.data.validation)
+    names = tuple(Path(str(path).split("*")[0]).name for path in data)
+    return Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview, names)
 
 
 def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | None, accept_changes: bool, command: list[str],

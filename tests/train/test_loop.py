@@ -1,0 +1,180 @@
+"""The loop: averages, skipped steps, accumulation, positional randomness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import toy
+from torch import nn
+
+from inkwash.condition import Conditioner
+from inkwash.errors import DivergedError
+from inkwash.train.config import OptimizerConfig
+from inkwash.train.diffusion import DenoiserTask
+from inkwash.train.ema import Ema
+from inkwash.train.heldout import hold_out
+from inkwash.train.log import read_log
+from inkwash.train.optim import Optimizers, lr_factor, split
+from inkwash.train.run import replay, train
+from inkwash.train.task import Draw
+
+
+def test_ema_forgets_half_after_its_half_life_whatever_the_batch() -> None:
+    for batch in (1, 8, 32):
+        module = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(module.weight)
+        ema = Ema(module, half_life=64, ramp=0)
+        nn.init.ones_(module.weight)
+        for step in range(64 // batch):
+            ema.update(module, batch, (step + 1) * batch)
+        assert ema.tensors["weight"].item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_ema_forgets_the_initial_weights_during_the_ramp() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 100.0)
+    ema = Ema(module, half_life=10_000, ramp=0.1)
+    nn.init.zeros_(module.weight)
+    for step in range(50):
+        ema.update(module, 10, (step + 1) * 10)
+    assert abs(ema.tensors["weight"].item()) < 1e-6
+
+
+def test_ema_is_applied_only_inside_the_block() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    ema = Ema(module, 1)
+    nn.init.ones_(module.weight)
+    with ema.applied(module):
+        assert module.weight.item() == 0
+    assert module.weight.item() == 1
+
+
+@pytest.mark.parametrize(("kind", "step", "expected"), [("constant", 1, 0.5), ("constant", 50, 1.0), ("cosine", 52, 0.55), ("cosine", 100, 0.1),
+                                                        ("wsd", 79, 1.0), ("wsd", 90, 0.55), ("wsd", 100, 0.1)])
+def test_learning_rate(kind: str, step: int, expected: float) -> None:
+    config = OptimizerConfig(schedule=kind, warmup=4, cooldown=20, final=0.1)  # type: ignore[arg-type]
+    assert lr_factor(config, step, 100) == pytest.approx(expected, abs=0.02 if kind == "cosine" else 1e-9)
+
+
+def test_muon_takes_hidden_matrices_only() -> None:
+    module = nn.ModuleDict({"conv": nn.Conv2d(2, 4, 3), "embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 6), "norm": nn.LayerNorm(4)})
+    hidden, rest = split(module)
+    assert set(hidden) == {"hidden.weight"}
+    assert set(rest) == {"conv.weight", "conv.bias", "embed.weight", "hidden.bias", "norm.weight", "norm.bias"}
+    optimizers = Optimizers(module, OptimizerConfig(kind="muon"))
+    before = module["hidden"].weight.detach().clone()
+    module["hidden"](torch.randn(8, 4)).square().sum().backward()
+    optimizers.step(1.0)
+    update = (before - module["hidden"].weight).detach()
+    singular = torch.linalg.svdvals(update)
+    assert singular.max() / singular.min() < 3
+
+
+def test_draws_depend_on_the_position_alone() -> None:
+    whole = Draw(7, 3, 8)
+    for first, count in ((0, 8), (0, 2), (2, 2), (6, 2), (4, 4)):
+        part = Draw(7, 3, 8, first, count)
+        assert torch.equal(part.normal((2, 3), "noise"), whole.normal((2, 3), "noise")[first : first + count])
+        assert torch.equal(part.uniform((), "level"), whole.uniform((), "level")[first : first + count])
+    assert not torch.equal(whole.normal((2,), "noise"), Draw(7, 4, 8).normal((2,), "noise"))
+    assert not torch.equal(whole.normal((2,), "noise"), whole.normal((2,), "other"))
+
+
+def test_accumulation_changes_nothing_but_rounding(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for accumulate in (1, 2, 4):
+        out = tmp_path / str(accumulate)
+        train(toy(accumulate=accumulate, steps=3), [data], out, quiet=True)
+        losses.append([event["loss"] for event in read_log(out) if event["event"] == "train"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_muon_run_learns_and_resumes(data: Path, tmp_path: Path) -> None:
+    network = "DiTConfig(in_channels=3, out_channels=3, patch=2, width=16, depth=1, heads=2)"
+    straight = train(toy(network=network, optimizer={"kind": "muon"}), [data], tmp_path / "a", quiet=True)
+    train(toy(network=network, optimizer={"kind": "muon"}, steps=4), [data], tmp_path / "b", quiet=True)
+    assert train(toy(network=network, optimizer={"kind": "muon"}), [data], tmp_path / "b", quiet=True) == straight
+
+
+class Poison:
+    """Makes the losses of some steps NaN."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+        original = DenoiserTask.losses
+
+        def losses(task: DenoiserTask, batch, draw: Draw):
+            for loss in original(task, batch, draw):
+                yield loss._replace(value=loss.value * torch.nan) if draw.step in steps else loss
+
+        monkeypatch.setattr(DenoiserTask, "losses", losses)
+
+
+def test_t29_one_bad_step_is_skipped_and_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Poison(monkeypatch, 3)
+    short = train(toy(steps=3, keep=9), [data], tmp_path / "short", quiet=True)
+    long = train(toy(steps=4, keep=9), [data], tmp_path / "long", quiet=True)
+    assert long.step == 4
+    assert (long.sha256, long.ema_sha256) == (short.sha256, short.ema_sha256)
+    skipped = [event for event in read_log(tmp_path / "long") if event["event"] == "skipped"]
+    assert [event["step"] for event in skipped] == [3]
+    assert len(skipped[0]["keys"]) == 4
+
+
+def test_t29_three_bad_steps_end_the_run_with_step_samples_and_a_replay_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        Poison(patch, 1, 2, 3)
+        with pytest.raises(DivergedError) as caught:
+            train(toy(), [data], tmp_path / "run", command=["inkwash", "train", "toy"], quiet=True)
+    assert caught.value.exit_code == 6
+    assert "step 3" in caught.value.message
+    keys = [event for event in read_log(tmp_path / "run") if event["event"] == "skipped"][-1]["keys"]
+    assert keys[0] in caught.value.message
+    folder = tmp_path / "run" / "diverged-00000003"
+    assert f"inkwash train toy --replay {folder}" in caught.value.message
+    found = replay(toy(), [data], tmp_path / "run", folder)
+    assert [key for key, _ in found] == keys
+    assert all(0 < loss < 10 for _, loss in found)
+
+
+def test_lost_weights_are_told_apart(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"not finite any more; there is no earlier checkpoint"):
+        train(toy(optimizer={"lr": 1e38, "clip": None}), [data], tmp_path / "run", quiet=True)
+
+
+def test_held_out_items_are_never_trained_on(data: Path) -> None:
+    from inkwash.data.source import open_source
+
+    training, validation = hold_out(open_source([f"{data}*3"]), 2)
+    assert validation is not None
+    apart = {validation.key(i) for i in range(len(validation))}
+    assert len(apart) == 2
+    assert len(training) == 3 * 22
+    assert not apart & {training.key(i) for i in range(len(training))}
+
+
+class OneNumber(Conditioner):
+    """Condition 1, null 0."""
+
+    def forward(self, prompts):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    def null(self, batch: int):  # type: ignore[no-untyped-def]
+        from inkwash.cond import Cond
+
+        return Cond({"pooled": torch.zeros(batch, 1)})
+
+
+def test_g2_conditions_are_dropped_at_the_asked_rate() -> None:
+    from inkwash.cond import Cond
+
+    rate, count = 0.1, 0
+    total = 40_000
+    conditioner = OneNumber()
+    for step in range(20):
+        keep = Draw(0, step, 2000).uniform((), "drop") >= rate
+        count += int((conditioner.drop(Cond({"pooled": torch.ones(2000, 1)}), keep)["pooled"] == 0).sum())
+    assert abs(count / total - rate) < 3 * (rate * (1 - rate) / total) ** 0.5
