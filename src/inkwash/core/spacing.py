@@ -169,8 +169,9 @@ class Leading(Spacing):
 
     def lam(self, schedule: Schedule, steps: int) -> Tensor:
         total = _table_length(schedule)
-        index = _count(steps).flip(0) * total / steps
-        return _at_index(schedule, index.floor() if steps <= total else index)
+        if steps > total:
+            return Linspace().lam(schedule, steps)
+        return _at_index(schedule, (_count(steps).flip(0) * total / steps).floor())
 
 
 @dataclass(frozen=True, repr=False)
@@ -254,13 +255,13 @@ def beta_quantile(p: Tensor, a: float, b: float) -> Tensor:
 def _incomplete_beta(t: Tensor, a: float, b: float) -> Tensor:
     """I_t(a, b) for t strictly inside (0, 1), by its continued fraction (Abramowitz and Stegun, 26.5.8) on the side where it converges fast."""
     swap = t > (a + 1) / (a + b + 2)
-    t, a_, b_ = torch.where(swap, 1 - t, t), torch.where(swap, b, a), torch.where(swap, a, b)
+    first, second = torch.full_like(t, a), torch.full_like(t, b)
+    t, a_, b_ = torch.where(swap, 1 - t, t), torch.where(swap, second, first), torch.where(swap, first, second)
     front = torch.exp(a_ * t.log() + b_ * torch.log1p(-t) + torch.lgamma(a_ + b_) - torch.lgamma(a_) - torch.lgamma(b_)) / a_
     value = torch.ones_like(t)
     for m in range(40, 0, -1):                              # d_2m = m (b - m) t / ..., d_2m+1 = -(a + m) (a + b + m) t / ...
         odd = -(a_ + m) * (a_ + b_ + m) * t / ((a_ + 2 * m) * (a_ + 2 * m + 1))
         even = m * (b_ - m) * t / ((a_ + 2 * m - 1) * (a_ + 2 * m))
         value = 1 + even / (1 + odd / value)
-    first = -(a_ + b_) * t / (a_ + 1)
-    result = front / (1 + first / value)
+    result = front / (1 - (a_ + b_) * t / (a_ + 1) / value)
     return torch.where(swap, 1 - result, result)
