@@ -1,7 +1,8 @@
 """Tables of the documentation that are made from the code when the pages are built, so that they cannot go stale.
 
 A line `{{ registry KIND }}` becomes a table of everything registered of that kind: name, value, order where there is one, source.
-`{{ errors }}` becomes the table of exit codes, `{{ recipes }}` the shipped recipes, `{{ model NAME }}` the facts of an embedded model.
+`{{ errors }}` becomes the table of exit codes, `{{ recipes }}` the shipped recipes, `{{ settings CLASS }}` the keys of a part of a recipe,
+`{{ model NAME }}` the facts of an embedded model.
 The source of a part is what its docstring cites; where it cites nothing, the papers whose row in the bibliography names it.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
+import typing
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 _SOURCE = re.compile(r"\s*\(((?:[^()]|\([^()]*\))*[A-Z](?:[^()]|\([^()]*\))*\b(?:19|20)\d\d[a-z]?\b(?:[^()]|\([^()]*\))*)\)")
 _CITED = re.compile(r"[A-Z][a-z-]+(?:(?:,| &| and) [A-Z][a-z-]+| et al\.),? (?:19|20)\d\d[a-z]?")
@@ -131,6 +134,39 @@ def recipe_table() -> str:
     return "\n".join(lines)
 
 
+def settings_table(name: str) -> str:
+    """The keys of one part of a recipe, with type, limits and default; those that every run has are left out of the tasks."""
+    import inkwash.train.config as config
+
+    cls = getattr(config, name)
+    common = config.RunConfig.model_fields if issubclass(cls, config.RunConfig) and cls is not config.RunConfig else {}
+    lines = [_row(["key", "kind", "default"]), _row(["---"] * 3)]
+    for key, field in cls.model_fields.items():
+        if key in common or (inspect.isclass(field.annotation) and issubclass(field.annotation, config.Strict)):
+            continue
+        kind = _kind(field.annotation, field.metadata)
+        lines.append(_row([f"`{key}`", _cell(kind), "required" if field.is_required() else f"`{field.default!r}`"]))
+    return "\n".join(lines)
+
+
+def _kind(hint: Any, about: Any = ()) -> str:
+    """A type and its limits as a person would say them."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if any("Serializer" in type(item).__name__ for item in about):
+        return "text of a value"
+    if origin is Annotated:
+        return _kind(parts[0], [inner for item in parts[1:] for inner in getattr(item, "metadata", [item])])
+    if origin is Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if origin is tuple:
+        return f"list of {_kind(parts[0])}s" if parts[1:] == (...,) else f"{len(parts)} of: {_kind(parts[0])}"
+    if origin in (Union, types.UnionType):
+        return ", or ".join(map(_kind, parts))
+    name = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "folder", type(None): "nothing"}[hint]
+    limits = [f"{sign} {getattr(item, word)}" for item in about for word, sign in (("gt", ">"), ("ge", ">="), ("le", "<=")) if hasattr(item, word)]
+    return " ".join([name, *limits])
+
+
 def model_table(name: str) -> str:
     """Facts of an embedded model, read from its folder, below its picture where images/NAME.png exists. For pages one folder down."""
     from inkwash.io.info import MODELS, known_models, read_info
@@ -164,4 +200,5 @@ def _row(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-MARKS: dict[str, Callable[..., str]] = {"registry": registry_table, "errors": error_table, "recipes": recipe_table, "model": model_table}
+MARKS: dict[str, Callable[..., str]] = {"registry": registry_table, "errors": error_table, "recipes": recipe_table, "settings": settings_table,
+                                       "model": model_table}

@@ -130,6 +130,17 @@ def test_every_mark_is_known(hooks: ModuleType) -> None:
     assert ("| parameters |" in hooks.model_table("mini")) == (MODELS / "mini" / "inkwash.json").is_file()
 
 
+def test_settings_tables_tell_every_key(hooks: ModuleType) -> None:
+    from inkwash.train import config
+
+    page = (DOCS / "reference" / "recipes.md").read_text("utf-8")
+    for cls in (config.OptimizerConfig, config.DataConfig, config.SampleConfig, config.RunConfig, *config.RunConfig.__subclasses__()):
+        assert f"{{{{ settings {cls.__name__} }}}}" in page
+        table = hooks.settings_table(cls.__name__)
+        common = set(config.RunConfig.model_fields) if cls.__bases__ == (config.RunConfig,) else {"optimizer", "data", "sample"}
+        assert all(f"| `{key}` |" in table for key in set(cls.model_fields) - common)
+
+
 def test_model_table_tells_every_part(hooks: ModuleType, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inkwash.io.info.MODELS", tiny_model.parent)
     table = hooks.model_table(tiny_model.name)
