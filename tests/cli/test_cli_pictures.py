@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 
 from inkwash.cli.grid import read_axis
+from inkwash.cli.inspect import flops, savings
 from inkwash.cli.main import run
+from inkwash.cli.settings import load
 from inkwash.cli.sheet import draw
 from inkwash.io.folder import load_part, save_part
-from inkwash.io.info import read_info
+from inkwash.io.info import Sizes, read_info
 from inkwash.io.png import pixel_sha256, read_infotext, read_png
 from inkwash.sample import Sampler
 from inkwash.value import alias_table
@@ -184,6 +187,17 @@ def test_inspect_counts_what_is_there(tiny_model: Path, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for piece in ("terminal leak", "vocabulary", "determinism", "mean 0.100", "license", "unet"):
         assert piece in text
+
+
+def test_L1_numbers_positions_and_operations_are_counted_separately(tiny_model: Path) -> None:
+    found = savings(512, 512, 4, 8)
+    assert (found["image_numbers"], found["latent_numbers"]) == (786_432, 16_384)
+    assert (found["times_fewer_numbers"], found["times_fewer_positions"]) == (48, 64)
+    pipeline = load(tiny_model, "cpu")
+    first = flops(pipeline)
+    pipeline.info = dataclasses.replace(pipeline.info, sizes=Sizes((64, 32), 16, 64, 16))
+    assert 1.8 < flops(pipeline)["decoding"] / first["decoding"] < 2.2
+    assert flops(pipeline)["evaluation"] > 1.5 * first["evaluation"] > 0
 
 
 def test_list_is_the_registry(capsys: pytest.CaptureFixture[str]) -> None:

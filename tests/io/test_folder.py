@@ -12,9 +12,11 @@ import torch
 
 from inkwash.condition import Null, NullConfig
 from inkwash.errors import CheckpointError, UsageError
-from inkwash.io.folder import load_info, load_part, model_hash, part_config, save_info, save_part
+from inkwash.io.folder import explicit, load_info, load_part, model_hash, part_config, register_networks, save_info, save_part
 from inkwash.io.info import ModelInfo, Sizes, find_model, info_text, read_info
 from inkwash.io.tensors import read_manifest
+from inkwash.nn.config import NetworkConfig
+from inkwash.value import parse, registry
 
 
 @pytest.fixture
@@ -30,6 +32,18 @@ def test_a_part_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert part_config(tmp_path, "conditioner") == again.config == NullConfig(5, 3)
     assert torch.equal(again.token, part.token)
     assert not again.training
+
+
+def test_a_stored_config_spells_out_every_field_and_reads_back() -> None:
+    register_networks()
+    for name, cls in registry(NetworkConfig).items():
+        try:
+            value = cls()
+        except TypeError:
+            value = NullConfig(5, 3)
+        text = explicit(value)
+        assert parse(text, NetworkConfig) == value, name
+        assert all(f"{field.name}=" in text for field in dataclasses.fields(value)), name
 
 
 def test_a_dtype_halves_the_file_and_loads_as_float32(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json as json_text
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from inkwash.cli.settings import describe_model, load
 from inkwash.io.info import ModelInfo
+
+if TYPE_CHECKING:
+    from inkwash.pipeline import Pipeline
 
 BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
@@ -47,10 +50,35 @@ def describe(folder: Path, info: ModelInfo) -> dict[str, Any]:
         "process": info.process, "terminal_leak": schedule.leak(), "prediction": info.prediction, "prediction_parsed": repr(prediction),
         "gauge": info.gauge, "sigma_data": info.sigma_data, "coordinate": repr(pipeline.denoiser.coordinate),
         "codec": {"kind": info.codec, "factor": info.factor, "channels": info.channels, "mean": list(info.mean), "std": list(info.std)},
+        "savings": savings(*info.sizes.default, info.channels, info.factor), "flops": flops(pipeline),
         "conditioning": info.conditioning, "length": info.length, "sizes": str(info.sizes), "defaults": dict(info.defaults.__dict__),
         "compute_dtype": str(pipeline.dtype).removeprefix("torch."), "determinism": pipeline.determinism,
         "vocabulary": info.vocabulary, "card": info.card,
     }
+
+
+def savings(width: int, height: int, channels: int, factor: int) -> dict[str, float]:
+    """What a latent space saves, counted separately: numbers (all channels) and positions (what attention and convolutions visit)."""
+    pixels, positions = width * height, (width // factor) * (height // factor)
+    return {"image_numbers": 3 * pixels, "latent_numbers": channels * positions, "times_fewer_numbers": 3 * pixels / (channels * positions),
+            "image_positions": pixels, "latent_positions": positions, "times_fewer_positions": pixels / positions}
+
+
+def flops(pipeline: Pipeline) -> dict[str, int]:
+    """Floating-point operations, counted while they run: one evaluation of the denoiser for one image, and one decoding."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from inkwash.codec import Clean
+
+    shape = pipeline.codec.shape(*pipeline.info.sizes.default)
+    x = torch.zeros(1, *shape, device=pipeline.device)
+    level = pipeline.schedule(torch.tensor([0.5]))
+    with torch.inference_mode(), FlopCounterMode(display=False) as network:
+        pipeline.denoiser(x, level, pipeline.conditioner.null(1))
+    with FlopCounterMode(display=False) as decoder:
+        pipeline.codec.decode(Clean(x))
+    return {"evaluation": network.get_total_flops(), "decoding": decoder.get_total_flops()}
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:
@@ -87,6 +115,11 @@ def text_of(found: dict[str, Any], words: int) -> str:
                   f"               mean {_numbers(codec['mean'])}", f"               std  {_numbers(codec['std'])}"]
     else:
         lines += ["latents        none, diffusion on pixels"]
+    saved, work = found["savings"], found["flops"]
+    lines += [f"work           {saved['image_numbers']:,} numbers become {saved['latent_numbers']:,}, {saved['times_fewer_numbers']:g} times fewer;",
+              f"               {saved['image_positions']:,} positions become {saved['latent_positions']:,}, "
+              f"{saved['times_fewer_positions']:g} times fewer",
+              f"               one evaluation {work['evaluation'] / 1e9:.3f} GFLOP, one decoding {work['decoding'] / 1e9:.3f} GFLOP (counted)"]
     default = found["defaults"]
     lines += [f"conditioning   {found['conditioning']}" + (f", {found['length']} tokens" if found["length"] else ""),
               f"sizes          {found['sizes']}",

@@ -17,7 +17,7 @@ def draw(pictures: Sequence[Image.Image], columns: Sequence[str], rows: Sequence
     font = ImageFont.load_default(size)
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     column_lines = [_wrap(pen, label, font, wide) for label in columns]
-    row_lines = [_wrap(pen, label, font, max(60, wide // 2)) for label in rows] if rows else []
+    row_lines = [_wrap(pen, label, font, max(60, wide // 2), most=6) for label in rows] if rows else []
     line = int(size * 1.3)
     top = GAP + line * max(map(len, column_lines))
     left = GAP + (max(int(pen.textlength(text, font)) for lines in row_lines for text in lines) + GAP if rows else 0)

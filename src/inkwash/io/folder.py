@@ -12,6 +12,7 @@ Every write is atomic and durable, and every read is checked against the manifes
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -29,7 +30,7 @@ from inkwash.io.info import INFO, ModelInfo, info_text, read_info
 from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.tokenizer import Tokenizer
-from inkwash.value import parse
+from inkwash.value import Value, parse
 
 DIFFUSERS_PARTS = ("unet", "transformer", "vae")
 _MATHS = ("process", "prediction", "gauge", "sigma_data", "coordinate", "network", "codec", "channels", "factor", "mean", "std",
@@ -50,9 +51,9 @@ def save_part(folder: Path, name: str, module: nn.Module, config: NetworkConfig 
     where.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
                for key, tensor in module.state_dict().items()}
-    text = json.dumps({"_class_name": type(module).__name__, "config": repr(value)}, indent=1) + "\n"
+    text = json.dumps({"_class_name": type(module).__name__, "config": explicit(value)}, indent=1) + "\n"
     write_text(where / "config.json", text)
-    entry = save_tensors(where / weights_name(name), tensors, {"format": "pt", "inkwash.config": repr(value)})
+    entry = save_tensors(where / weights_name(name), tensors, {"format": "pt", "inkwash.config": explicit(value)})
     _enter(folder, {f"{name}/config.json": _entry(text), f"{name}/{weights_name(name)}": entry})
 
 
@@ -68,6 +69,16 @@ def load_part(folder: Path, name: str) -> nn.Module:
     _require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
     module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
     return module.eval()
+
+
+def explicit(value: object) -> str:
+    """The text of a Value with every field, defaults too: a stored model must not change when a default does."""
+    if isinstance(value, Value):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]  # type: ignore[arg-type]
+        return f"{type(value).__name__}({', '.join(f'{name}={explicit(getattr(value, name))}' for name in fields)})"
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{explicit(item)}, " for item in value) + ")"
+    return repr(value)
 
 
 def part_config(folder: Path, name: str) -> NetworkConfig:
