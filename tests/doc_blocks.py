@@ -28,8 +28,13 @@ def links(text: str) -> list[str]:
 
 def check_command(command: str) -> None:
     """Parses a command line as the program would, without running it. Raises when a command or option is unknown."""
-    from inkwash.cli.main import build
+    from cyclopts import App
+
+    from inkwash.cli.main import COMMANDS
 
     words = shlex.split(command, comments=True)
     if words not in (["--help"], ["--version"]):
-        build().parse_args(words, exit_on_error=False, print_error=False)
+        app = App(name="inkwash")
+        for name, (target, _) in COMMANDS.items():
+            app.command(target, name=name)
+        app.parse_args(words, exit_on_error=False, print_error=False)
