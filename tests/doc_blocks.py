@@ -27,10 +27,11 @@ def links(text: str) -> list[str]:
 
 
 def check_command(command: str) -> None:
-    """Parses a command line as the program would, without running it. Raises when a command or option is unknown."""
+    """Parses a command line as the program would, without running it. Raises when a command, option or recipe is unknown."""
     from cyclopts import App
 
     from inkwash.cli.main import COMMANDS
+    from inkwash.train.config import recipe_names
 
     words = shlex.split(command, comments=True)
     if words not in (["--help"], ["--version"]):
@@ -38,3 +39,4 @@ def check_command(command: str) -> None:
         for name, (target, _) in COMMANDS.items():
             app.command(target, name=name)
         app.parse_args(words, exit_on_error=False, print_error=False)
+        assert words[0] != "train" or words[1] in recipe_names(), f"no recipe {words[1]}"
