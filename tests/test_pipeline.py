@@ -64,6 +64,17 @@ def test_the_self_test_says_exact_here_and_tolerance_for_a_network_that_depends_
     assert pipe.row_sizes == (2,)
 
 
+def test_a_preview_of_a_network_in_training_leaves_it_in_training(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    modes = []
+    pipe.denoiser.network.register_forward_hook(lambda module, given, out: modes.append(module.training))
+    for training in (False, True):
+        pipe.denoiser.train(training)
+        pipe.generate([ASK], decode=False)
+        assert pipe.denoiser.network.training is training
+    assert not any(modes)
+
+
 def test_any_micro_batch_can_be_asked_for(tiny_model: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_model)
     for size in (1, 3, 4, 16):

@@ -50,7 +50,7 @@ class Pipeline:
     micro_batch = 2                                        # rows of a network call: guidance has two branches
 
     def __init__(self, denoiser: Denoiser, codec: Codec, conditioner: Conditioner, info: ModelInfo, source: Path | None = None) -> None:
-        self.denoiser = denoiser.eval()
+        self.denoiser = denoiser
         self.codec = codec.eval()
         self.conditioner = conditioner.eval()
         self.info = info
@@ -78,7 +78,7 @@ class Pipeline:
         if info.conditioning == "text":
             conditioner = TextConditioner(load_tokenizer(folder, info.length), load_part(folder, "text_encoder"),
                                           load_part(folder, "conditioner"), vocabulary=info.vocabulary)  # type: ignore[arg-type]
-        return cls(denoiser, codec, conditioner, info, folder).to(device, dtype)
+        return cls(denoiser.eval(), codec, conditioner, info, folder).to(device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced."""
@@ -156,7 +156,10 @@ class Pipeline:
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], on_step: StepCallback | None = None, *, decode: bool = True) -> list[Image]:
-        """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call."""
+        """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call.
+
+        A denoiser in training is put into eval mode meanwhile.
+        """
         programs = [self.program(request) for request in requests]
         guidances = [self.guidance(request) for request in requests]
         for program, guidance in zip(programs, guidances):
@@ -165,10 +168,15 @@ class Pipeline:
         groups: dict[tuple[int, int], list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault((request.width, request.height), []).append(i)
-        for members in groups.values():
-            for i, image in zip(members, self._group([requests[i] for i in members], [programs[i] for i in members],
-                                                     [guidances[i] for i in members], on_step, decode)):
-                done[i] = image
+        training = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            for members in groups.values():
+                for i, image in zip(members, self._group([requests[i] for i in members], [programs[i] for i in members],
+                                                         [guidances[i] for i in members], on_step, decode)):
+                    done[i] = image
+        finally:
+            self.denoiser.train(training)
         return [image for image in done if image is not None]
 
     def _group(self, requests: Sequence[Request], programs: Sequence[Program], guidances: Sequence[Guidance], on_step: StepCallback | None,
