@@ -2,7 +2,8 @@
 
 Where the definitions differ: theirs starts `leading` grids below the terminal level (their own grid is used here); DDPMScheduler with
 "fixed_large" adds noise to the last step unless it ends at index 0; the third-order DPM-Solver++ has half of the last term (see its docstring),
-and is compared at order 2; LMS integrates numerically to 1e-4.
+and is compared at order 2; LMS integrates numerically to 1e-4; DDIMScheduler goes from t to t - T // n, which on uneven (linspace) grids is
+not its own next timestep, so only even grids are compared.
 """
 
 from __future__ import annotations
@@ -73,19 +74,13 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> None:
     assert float(a.std()) > 0.1
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_ddim(spacing: str, eta: float) -> None:
     scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing=spacing)
     scheduler.set_timesteps(20)
-    if spacing == "linspace":
-        scheduler.timesteps = scheduler.timesteps.clone()
     path, points = integer_path(scheduler)
     x = noise.normal(SHAPE, SEED, 0, 0, "start")
-    if spacing != "leading":                               # theirs steps back by T // n whatever the grid, so only even grids agree
-        even = (scheduler.timesteps[:-1] - scheduler.timesteps[1:] == 50).all() and int(scheduler.timesteps[-1]) - 50 < 0
-        if not even:
-            pytest.skip("DDIMScheduler takes t - T // n as the next level, which is not its own next timestep on this grid")
     close(ours(f"DDIM(eta={eta})", path, x), theirs(scheduler, x, points, eta=eta, variance_noise=True), 2e-5)
 
 

@@ -41,7 +41,7 @@ def check(schedule: Schedule, path: Path, steps: int) -> None:
 @pytest.mark.parametrize("spacing", SPACINGS, ids=repr)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_s5_exactly_n_steps_from_terminal_to_clean(spacing: Spacing, schedule: Schedule) -> None:
-    for steps in (1, 2, 3, 7, 20, 30, 50, 333, 600, 999, 1000):
+    for steps in (1, 2, 3, 7, 30, 50, 600, 1000):
         check(schedule, spacing.levels(schedule, steps), steps)
 
 

@@ -4,7 +4,8 @@ With h = lam_q - lam_p and D_j = x0_j - x0_p at the remembered levels r_j = (lam
 
     x_q = sigma_q / sigma_p x_p + alpha_q (1 - e^-h) (x0_p + sum_j rho_j D_j / r_j)
 
-and rho solves sum_j rho_j r_j^(i-1) = i! phi_(i+1)(-h) h^0 / phi_1(-h), i = 1, 2, .. (Zhao et al. 2023, arXiv 2302.04867, eq. 8-9, B(h) = e^-h - 1).
+and rho solves sum_j rho_j r_j^(i-1) = i! phi_(i+1)(-h) / phi_1(-h), i = 1, 2, .., where phi_1(z) = (e^z - 1) / z and
+phi_(k+1)(z) = (phi_k(z) - 1 / k!) / z (Zhao et al. 2023, arXiv 2302.04867, eq. 8 and 9, with B(h) = e^-h - 1).
 The predictor knows levels up to p; the corrector repeats the step with the new x0_q as r = 1. In the table base is the corrected x of
 the level before, so a row first mixes the corrected x and then the prediction from it: one linear mix.
 """
@@ -26,8 +27,8 @@ from inkwash.sample.plan import Mix, Sampler, Stage
 
 def _solve(r: Sequence[float], h: float) -> list[float]:
     """rho_j (len(r),): the moments of the exact integral."""
-    moments, phi, factorial = [], -math.expm1(-h), 1.0     # phi here is h phi_1 (-h)
-    phi_k = 1 - phi / h
+    moments, phi, factorial = [], -math.expm1(-h), 1.0     # h phi_1(-h)
+    phi_k = 1 - phi / h                                    # h phi_2(-h)
     for i in range(1, len(r) + 1):
         moments.append(phi_k * factorial / phi)
         factorial *= i + 1
