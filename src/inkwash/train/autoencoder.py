@@ -130,6 +130,9 @@ class AutoencoderTask:
         save_part(folder, "vae", self.network, dtype=dtype)
         write_text(folder / "vae" / "statistics.json", _json(self.statistics()))
 
+    def summary(self) -> str:
+        return self.loader.summary()
+
     def close(self) -> None:
         self.loader.close()
 

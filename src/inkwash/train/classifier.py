@@ -113,6 +113,9 @@ class ClassifierTask:
         save_part(folder, "classifier", self.network, dtype=dtype)
         write_text(folder / "classifier" / "classes.json", json.dumps(list(self.config.classes)) + "\n")
 
+    def summary(self) -> str:
+        return self.features.loader.summary()
+
     def close(self) -> None:
         self.features.close()
 

@@ -115,6 +115,9 @@ class ContrastiveTask:
         save_tokenizer(folder, self.tokenizer)
         save_part(folder, "clip", self.network, dtype=dtype)
 
+    def summary(self) -> str:
+        return self.loader.summary()
+
     def close(self) -> None:
         self.loader.close()
 

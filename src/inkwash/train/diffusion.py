@@ -41,6 +41,11 @@ class Trained(nn.Module):
         self.network = network
         self.null = null
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """What is called on its own."""
+        return [self.network] if self.null is None else [self.network, self.null]
+
 
 class Examples(NamedTuple):
     """Clean samples in model space x0 (B, C, h, w), their conditions, and their places in the data."""
@@ -169,6 +174,9 @@ class DenoiserTask:
             save_part(folder, "conditioner", self.conditioner.empty)
             save_tokenizer(folder, self.conditioner.tokenizer)
         save_info(folder, self.info())
+
+    def summary(self) -> str:
+        return self.features.loader.summary()
 
     def close(self) -> None:
         self.features.close()

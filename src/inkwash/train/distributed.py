@@ -14,15 +14,19 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+FORWARDS = ("encode", "decode", "embed_text", "embed_image")
 
 
 class Group:
-    """This process among `world`. Without torchrun's environment it is alone and every method is local."""
+    """This process among `world`. `alone`, or without torchrun's environment, it is one of one and every method is local."""
 
-    def __init__(self) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+    def __init__(self, alone: bool = False) -> None:
+        self.world = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = 0 if alone else int(os.environ.get("RANK", "0"))
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
         self.sharded = False
         if self.world > 1:
@@ -33,19 +37,24 @@ class Group:
             dist.destroy_process_group()
 
     def prepare(self, roles: Mapping[str, nn.Module], parallel: str) -> None:
-        """Moves the networks to the device, makes all processes start with the weights of the first, and shards them for `fsdp`."""
+        """Moves the networks to the device, makes all processes start with the weights of the first, and shards them for `fsdp`.
+
+        A network whose parts are called one by one names them in `units`; FORWARDS are methods that are called beside `forward`.
+        """
         for module in roles.values():
             module.to(self.device)
             if self.world > 1:
                 for tensor in module.state_dict().values():
                     dist.broadcast(tensor, 0)
         if parallel == "fsdp" and self.world > 1:
-            from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import fully_shard
-
             mesh = init_device_mesh(self.device.type, (self.world,))
             for module in roles.values():
-                fully_shard(module, mesh=mesh)
+                for unit in getattr(module, "units", [module]):
+                    unit.to(memory_format=torch.contiguous_format)
+                    fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+                    for name in FORWARDS:
+                        if hasattr(unit, name):
+                            register_fsdp_forward_method(unit, name)
             self.sharded = True
 
     def mean(self, value: float) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def decay(num_samples: int, seen: int, half_life: float, ramp: float) -> float:
@@ -24,6 +25,10 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and stored buffers by name, tied parameters once."""
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in module.state_dict()}
     return {**dict(module.named_parameters()), **buffers}
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Ema:
@@ -39,7 +44,7 @@ class Ema:
         weight = 1 - decay(num_samples, seen, self.half_life, self.ramp)
         now = state_of(module)
         floating = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.tensors[name] for name in floating], [now[name].detach() for name in floating], weight)
+        torch._foreach_lerp_([_local(self.tensors[name]) for name in floating], [_local(now[name].detach()) for name in floating], weight)
         for name in now.keys() - set(floating):
             self.tensors[name].copy_(now[name])
 

@@ -13,6 +13,7 @@ import shlex
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from inkwash.errors import DivergedError
+from inkwash.errors import DivergedError, InkwashWarning
 from inkwash.io.tensors import digest
 from inkwash.train import checkpoint
 from inkwash.train.checkpoint import Snapshot
@@ -215,7 +216,7 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
         if first == 0:
             report(trainer, out, log)
         while trainer.step < config.steps and not stop.signal:
-            logs = trainer.run_step()
+            logs = _first_step(trainer) if trainer.step == first else trainer.run_step()
             seen += config.batch
             step = trainer.step
             if "skipped" in logs:
@@ -242,6 +243,23 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
     if not stop.signal:
         log.event("end", trainer.step, {"sha256": shas[0], "ema_sha256": shas[1]})
     return Result(trainer.step, *shas, stop.signal)
+
+
+def _first_step(trainer: Trainer) -> dict[str, float]:
+    """The step at which compilation happens; should it fail, the run goes on without."""
+    try:
+        return trainer.run_step()
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = str(error).strip().splitlines()[-1][:200]
+        warnings.warn(f"compile: true has no effect, compiling failed ({reason}); training goes on without, about half as fast", InkwashWarning, stacklevel=2)
+        torch.compiler.set_stance("force_eager")
+        for optimizer in trainer.optimizers.values():
+            optimizer.zero()
+        return trainer.run_step()
 
 
 def save(trainer: Trainer, out: Path) -> None:

@@ -5,6 +5,7 @@ The same call starts a run, goes on with it and, when it is finished, only says 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -119,8 +120,10 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
         try:
             result = fit(trainer, out, log, command)
             if not result.stopped:
-                export(trainer, out)
+                export(trainer, setting)
                 say(f"finished step {result.step}: {out / MODEL}, weights sha256 {result.sha256[:16]}")
+            if summary := task.summary():
+                say(summary)
             return result
         finally:
             log.close()
@@ -128,15 +131,17 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
         task.close()
 
 
-def export(trainer: Trainer, out: Path) -> None:
-    """Writes the finished part, with the averaged weights, to `out/model`."""
-    if trainer.group.sharded:
-        return
-    with trainer.averaged():
-        if trainer.group.rank == 0:
-            with new_folder(out / MODEL) as folder:
-                trainer.task.export(folder, torch.bfloat16 if trainer.config.export_dtype == "bf16" else torch.float32)
-    trainer.group.wait()
+def export(trainer: Trainer, setting: Setting) -> None:
+    """Writes the finished part, with the averaged weights, to `out/model`. A sharded run hands its weights to one process that is not."""
+    snapshot = trainer.snapshot() if trainer.group.sharded else None
+    if trainer.group.rank == 0:
+        if snapshot is not None:
+            task = build_task(trainer.config, dataclasses.replace(setting, rank=0, world=1))
+            trainer = Trainer(task, trainer.config, Group(alone=True))
+            trainer.restore(snapshot, "the sharded run")
+        with trainer.averaged(), new_folder(setting.out / MODEL) as folder:
+            trainer.task.export(folder, torch.bfloat16 if trainer.config.export_dtype == "bf16" else torch.float32)
+    setting.wait()
 
 
 def require_same(config: RunConfig, snapshot: checkpoint.Snapshot, accept_changes: bool) -> None:

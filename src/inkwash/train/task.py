@@ -91,6 +91,10 @@ class Task(Protocol):
         """Writes the finished part, from the weights now in the roles, as a model folder."""
         ...
 
+    def summary(self) -> str:
+        """What of the data was set aside, in one sentence; "" when nothing was."""
+        ...
+
     def close(self) -> None:
         """Stops background work."""
         ...
