@@ -83,17 +83,18 @@ def test_the_hash_is_of_what_decides_pixels(copy: Path) -> None:
 
 
 def test_info_survives_its_file(tmp_path: Path) -> None:
-    info = ModelInfo("x", "Shifted(base=Straight(), shift=2.0)", "Velocity()", "FLOW", network="transformer", mean=(0.0,), std=(2.0,),
+    info = ModelInfo("x", "Shifted(base=Straight(), shift=2.0)", "Velocity()", "FLOW", network="transformer", channels=1, mean=(0.0,), std=(2.0,),
                      sizes=Sizes((64, 96), 32, 128, 32), card={"a": [1, {"b": None}]}, vocabulary={"é": 3})
     save_info(tmp_path, info)
     assert load_info(tmp_path) == info
 
 
 @pytest.mark.parametrize(("change", "part"), [({"mean": "x"}, "mean"), ({"steps": 3}, "steps"), ({"network": "mlp"}, "network"),
-                                              ({"std": [0.0], "mean": [0.0]}, "std"), ({"sizes": {"least": 1.5}}, "least"),
+                                              ({"std": [0.0], "mean": [0.0]}, "std"), ({"channels": 2}, "2 latent channels"),
+                                              ({"sizes": {"least": 1.5}}, "least"),
                                               ({"vocabulary": {"a": "b"}}, "vocabulary"), ({"channels": True}, "channels")])
 def test_info_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, change: dict[str, object], part: str) -> None:
-    raw = json.loads(info_text(ModelInfo("x", "Cosine()", "V()", mean=(0.0,), std=(1.0,))))
+    raw = json.loads(info_text(ModelInfo("x", "Cosine()", "V()", channels=1, mean=(0.0,), std=(1.0,))))
     (tmp_path / "inkwash.json").write_text(json.dumps({**raw, **change}))
     with pytest.raises(CheckpointError, match=part):
         read_info(tmp_path)

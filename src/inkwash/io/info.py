@@ -93,8 +93,9 @@ class ModelInfo:
             raise ValueError(f"codec must be 'latent' or 'pixels', got {self.codec!r}")
         if self.conditioning not in ("text", "none"):
             raise ValueError(f"conditioning must be 'text' or 'none', got {self.conditioning!r}")
-        if len(self.mean) != len(self.std) or not all(math.isfinite(s) and s > 0 for s in self.std):
-            raise ValueError("mean and std need one finite value per latent channel, std above zero")
+        wanted = self.channels if self.codec == "latent" else 0
+        if not len(self.mean) == len(self.std) == wanted or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise ValueError(f"mean and std need one finite value for each of {wanted} latent channels, std above zero")
 
 
 def words(text: str) -> list[str]:
