@@ -46,9 +46,12 @@ class Output:
     warnings: list[tuple[str, ...]]
 
 
-def notes(request: Request, info: ModelInfo, conditioner: Conditioner, finite: bool) -> tuple[str, ...]:
-    """What of a request has no effect or is not certain to work, one sentence each; `finite` says whether all numbers of the image were."""
-    found = [*inert(request), *conditioner.report(request.prompt)]
+def notes(request: Request, info: ModelInfo, conditioner: Conditioner, finite: bool, distilled: bool = False) -> tuple[str, ...]:
+    """What of a request has no effect or is not certain to work, one sentence each.
+
+    `finite` says whether all numbers of the image were, `distilled` whether guidance is part of the model.
+    """
+    found = [*inert(request, distilled), *conditioner.report(request.prompt)]
     if request.negative:
         found += [f"negative prompt: {text}" for text in conditioner.report(request.negative)]
     if new := unknown_words(request.prompt, info.vocabulary):

@@ -31,7 +31,7 @@ from inkwash.core.spacing import Spacing
 from inkwash.denoiser import Denoiser
 from inkwash.device import compute_dtype, parse_device
 from inkwash.errors import CheckpointError, InkwashWarning, UsageError
-from inkwash.guide import CFG, Guidance, NoGuidance, evaluate
+from inkwash.guide import CFG, Distilled, Guidance, NoGuidance, evaluate
 from inkwash.io.durable import new_folder
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo, find_model
@@ -135,12 +135,25 @@ class Pipeline:
         """The denoisers that a guidance may name."""
         return {"main": self.denoiser}
 
+    @property
+    def distilled(self) -> bool:
+        """Whether the denoiser is a student of guidance, which is told the scale."""
+        return bool(getattr(getattr(self.denoiser.network, "config", None), "guidance", False))
+
     def guidance(self, request: Request) -> Guidance:
-        """The Guidance that a request means: a scale is classifier-free guidance against the negative prompt, if any, else the null token."""
+        """The Guidance that a request means: a scale is classifier-free guidance against the negative prompt, if any, else the null token.
+
+        A student of guidance is told the scale instead. Raises UsageError `bad_guidance` for a Guidance that does not suit the model.
+        """
         if isinstance(request.guidance, str):
             found = parse(request.guidance, Guidance)  # type: ignore[type-abstract]
+            if self.distilled != isinstance(found, Distilled):
+                raise UsageError("bad_guidance", f"guidance is distilled into {self.info.name}; give a scale, or Distilled(scale)" if self.distilled else
+                                 f"guidance is not distilled into {self.info.name}; give a scale, or CFG(scale)")
             if request.negative and getattr(found, "against", None) == "null":
                 found = dataclasses.replace(found, against="negative")  # type: ignore[type-var]
+        elif self.distilled:
+            found = Distilled(request.guidance)
         elif request.guidance == 1.0:
             found = NoGuidance()
         else:
@@ -196,7 +209,8 @@ class Pipeline:
         latents = [latent.nan_to_num(0.0, 0.0, 0.0) for latent in made]
         pixels = [self.codec.decode(Clean(latent[None]))[0].cpu() if decode else None for latent in latents]
         share = (time.perf_counter() - began) / len(requests)
-        return [Image(request, picture, latent, int(count), share, notes(request, self.info, self.conditioner, bool(whole.isfinite().all())))
+        return [Image(request, picture, latent, int(count), share, notes(request, self.info, self.conditioner, bool(whole.isfinite().all()),
+                                                                              self.distilled))
                 for request, picture, latent, count, whole in zip(requests, pixels, latents, nfe, made)]
 
     def _require_branches(self, program: Program, guidance: Guidance) -> None:

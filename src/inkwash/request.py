@@ -106,8 +106,10 @@ def check_size(text: str, allowed: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-def inert(request: Request) -> list[str]:
-    """Arguments of the request that have no effect, one sentence each."""
+def inert(request: Request, distilled: bool = False) -> list[str]:
+    """Arguments of the request that have no effect, one sentence each; `distilled` says that guidance is part of the model."""
+    if request.negative and (distilled or str(request.guidance).split("(")[0].lower() == "distilled"):
+        return ["the negative prompt is inert: guidance is distilled into this model, and its null condition with it"]
     unguided = request.guidance == 1.0 or str(request.guidance).split("(")[0].lower() in ("none", "noguidance")
     if request.negative and unguided:
         return ["the negative prompt is inert at guidance 1: only guidance compares with it; use --guidance above 1"]

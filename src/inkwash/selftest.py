@@ -64,5 +64,8 @@ def _samples(pipeline: Pipeline, count: int) -> tuple[Tensor, Level]:
 
 
 def _rows(pipeline: Pipeline, x: Tensor, level: Level, conds: Cond, place: list[int]) -> Tensor:
-    found: Tensor = pipeline.denoiser(x[place], level.take(torch.tensor(place)), conds.take(place))
+    cond = conds.take(place)
+    if pipeline.distilled:
+        cond = Cond({**cond, "guidance": torch.full((len(place),), 4.0)}, len(place))
+    found: Tensor = pipeline.denoiser(x[place], level.take(torch.tensor(place)), cond)
     return found

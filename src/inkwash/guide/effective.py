@@ -26,7 +26,8 @@ def effective(guidance: Guidance, lams: Sequence[float], given: Collection[str] 
     plans = [guidance.branches(lam) for lam in lams]
     conds = frozenset(branch.cond for plan in plans for branch in plan)
     alone = all(len(plan) == 1 for plan in plans)
-    reason = "w=1" if alone and "cond" in conds else f"not read by {guidance}"
+    told = any(branch.told is not None for plan in plans for branch in plan)
+    reason = "guidance is distilled into the model" if told else "w=1" if alone and "cond" in conds else f"not read by {guidance}"
     notes = [f"{name} prompt is inert: {reason}" for name in sorted(set(given) - conds - {"cond", "null"})]
     if isinstance(guidance, Contrast):
         outside = guidance.interval is not None and not any(lam in guidance.interval for lam in lams)

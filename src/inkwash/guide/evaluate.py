@@ -49,7 +49,7 @@ def evaluate(models: Mapping[str, Denoise], x: Tensor, level: Level, guidances: 
 
     plans = [guidance.branches(lam) for guidance, lam in zip(guidances, level.lam.tolist())]
     parts: list[list[Tensor]] = [[x[:0]] * len(plan) for plan in plans]
-    for name, rows in _by_model(plans).items():
+    for (name, _), rows in _by_model(plans).items():
         out = _call(_find(models, name, "model"), x, level, rows, conds, micro_batch)
         for i, row in enumerate(rows):
             parts[row.sample][row.slot] = out[i : i + 1]
@@ -57,13 +57,13 @@ def evaluate(models: Mapping[str, Denoise], x: Tensor, level: Level, guidances: 
     return torch.cat(done), torch.tensor([len(plan) for plan in plans])
 
 
-def _by_model(plans: Sequence[tuple[Branch, ...]]) -> dict[str, list[_Row]]:
-    """Rows of each model, those of one condition together."""
+def _by_model(plans: Sequence[tuple[Branch, ...]]) -> dict[tuple[str, bool], list[_Row]]:
+    """Rows of each model that are told a scale, and those that are not; those of one condition together."""
     rows = [_Row(i, k, branch) for i, plan in enumerate(plans) for k, branch in enumerate(plan)]
     rows.sort(key=lambda row: (row.branch.model, row.branch.cond))
-    grouped: dict[str, list[_Row]] = {}
+    grouped: dict[tuple[str, bool], list[_Row]] = {}
     for row in rows:
-        grouped.setdefault(row.branch.model, []).append(row)
+        grouped.setdefault((row.branch.model, row.branch.told is not None), []).append(row)
     return grouped
 
 
@@ -84,7 +84,9 @@ def _gather(rows: Sequence[_Row], conds: Mapping[str, Cond]) -> Cond:
     indices: dict[str, list[int]] = {}
     for row in rows:
         indices.setdefault(row.branch.cond, []).append(row.sample)
-    return Cond.cat([_find(conds, name, "condition").take(index) for name, index in indices.items()])
+    cond = Cond.cat([_find(conds, name, "condition").take(index) for name, index in indices.items()])
+    told = [row.branch.told for row in rows if row.branch.told is not None]                   # of all rows, or of none
+    return Cond({**cond, "guidance": torch.tensor(told)}, cond.batch) if told else cond
 
 
 def _combine(guidance: Guidance, plan: tuple[Branch, ...], parts: tuple[Tensor, ...], x: Tensor, level: Level) -> Tensor:

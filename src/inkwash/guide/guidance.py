@@ -26,11 +26,12 @@ from inkwash.value import Value
 
 
 class Branch(NamedTuple):
-    """One evaluation: `weight` * models[model](x, level, conds[cond])."""
+    """One evaluation: `weight` * models[model](x, level, conds[cond]); a scale that is `told` is added to the condition as "guidance"."""
 
     model: str = "main"
     cond: str = "cond"
     weight: float = 1.0
+    told: float | None = None
 
 
 def number(owner: Value, name: str, low: float = -math.inf, high: float = math.inf) -> None:

@@ -32,7 +32,7 @@ def _published(width: int, depth: int, heads: int) -> dict[str, Any]:
 class DiTConfig(NetworkConfig):
     """Sizes of a DiT. `text_dim` = 0 means no cross-attention; `pooled_dim` and `num_classes` add to the embedding, as in a UNet.
 
-    `qk_norm` normalises queries and keys per head. The short names `dit_s_2` to `dit_xl_2` are the paper's sizes at patch 2.
+    `guidance` as in a UNet. `qk_norm` normalises queries and keys per head. The short names `dit_s_2` to `dit_xl_2` are the paper's sizes at patch 2.
     """
 
     aliases: ClassVar[dict[str, dict[str, Any]]] = {
@@ -53,6 +53,7 @@ class DiTConfig(NetworkConfig):
     qk_norm: bool = False
     form: str = "auto"
     attention_slice: int = 0
+    guidance: bool = False
 
     def __post_init__(self) -> None:
         require(min(self.in_channels, self.out_channels, self.patch, self.width, self.depth, self.heads) > 0,
@@ -104,7 +105,7 @@ class DiT(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.embed = GlobalEmbedding(width, config.pooled_dim, config.num_classes)
+        self.embed = GlobalEmbedding(width, config.pooled_dim, config.num_classes, guidance=config.guidance)
         self.patches = nn.Linear(config.in_channels * config.patch**2, width)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.modulation = zero(nn.Linear(width, 2 * width))

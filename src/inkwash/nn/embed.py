@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
+from inkwash.nn.layers import zero
+
+GUIDANCE_SCALE = 10.0
 
 
 def sinusoidal(value: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
@@ -51,26 +54,32 @@ class NoiseEmbedding(nn.Module):
 
 
 class GlobalEmbedding(nn.Module):
-    """One vector per sample: noise, plus the pooled text and the label where the network has them. (B,) and cond -> (B, width).
+    """One vector per sample: noise, plus the pooled text, the label and the guidance scale where the network has them. (B,) and cond -> (B, width).
 
-    Label `num_classes` is the null class of classifier-free training, so labels run from 0 to num_classes inclusive.
+    Label `num_classes` is the null class of classifier-free training, so labels run from 0 to num_classes inclusive. A guidance scale w
+    is embedded as noise is, as 10 w in 0..1000, and starts as nothing: a network that gets it keeps its outputs (Meng et al. 2022, 2210.03142).
     """
 
-    def __init__(self, width: int, pooled_dim: int = 0, num_classes: int = 0, features: int = 256) -> None:
+    def __init__(self, width: int, pooled_dim: int = 0, num_classes: int = 0, features: int = 256, *, guidance: bool = False) -> None:
         super().__init__()
         self.noise = NoiseEmbedding(width, features)
         self.pooled = nn.Linear(pooled_dim, width) if pooled_dim else None
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
+        self.guidance = NoiseEmbedding(width, features) if guidance else None
+        if self.guidance is not None:
+            zero(self.guidance.out)
 
     def forward(self, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """Raises UsageError `missing_condition` when cond lacks "pooled" or "label" and the network reads it."""
+        """Raises UsageError `missing_condition` when cond lacks "pooled", "label" or "guidance" and the network reads it."""
         out = self.noise(noise)                                                         # (B, width)
         if self.pooled is not None:
             out = out + self.pooled(needed(cond, "pooled").to(out.dtype))
         if self.label is not None:
             out = out + self.label(needed(cond, "label"))
+        if self.guidance is not None:
+            out = out + self.guidance(GUIDANCE_SCALE * needed(cond, "guidance").float())
         return out
 
 

@@ -30,7 +30,7 @@ class UNetConfig(NetworkConfig):
     `attention` and `cross` say at which resolutions pixels read each other and the text. `cross_down`, `cross_mid`, `cross_up` switch
     the text sites of one path off, `mid_attention` the self-attention of the middle. `text_dim` = 0 means a network without text;
     `pooled_dim` and `num_classes` add the pooled text and a label (null label = num_classes) to the noise embedding. A site has
-    max(1, width // head_dim) heads.
+    max(1, width // head_dim) heads. `guidance` is for students of guidance: they are told the scale w as "guidance" (B,).
     """
 
     in_channels: int = 8
@@ -51,6 +51,7 @@ class UNetConfig(NetworkConfig):
     dropout: float = 0.0
     form: str = "auto"
     attention_slice: int = 0
+    guidance: bool = False
 
     def __post_init__(self) -> None:
         levels = len(self.widths)
@@ -128,7 +129,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths, last = config.widths, len(config.widths) - 1
-        self.embed = GlobalEmbedding(config.embed_dim or 4 * widths[0], config.pooled_dim, config.num_classes)
+        self.embed = GlobalEmbedding(config.embed_dim or 4 * widths[0], config.pooled_dim, config.num_classes, guidance=config.guidance)
         self.conv_in = conv3(config.in_channels, widths[0])
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         skips, width = [widths[0]], widths[0]
