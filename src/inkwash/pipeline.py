@@ -36,7 +36,7 @@ from inkwash.io.durable import new_folder
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo, find_model
 from inkwash.output import Image, Output, deliver, notes, seeds_for
-from inkwash.request import Request, check_guidance, check_int
+from inkwash.request import Request, check_guidance, check_int, sampler_and_spacing
 from inkwash.sample import Program, Progress, Sampler, prior, run
 from inkwash.value import parse
 
@@ -254,8 +254,10 @@ class Pipeline:
         default = self.info.defaults
         guidance = default.guidance if guidance_scale is None else guidance_scale
         wide, high = self.info.sizes.default
+        chosen, spread = sampler_and_spacing(None if sampler is None else str(sampler), None if spacing is None else str(spacing),
+                                             default.sampler, default.spacing)
         requests = [Request(text, negative_prompt or "", number, default.steps if num_inference_steps is None else num_inference_steps,
-                            str(sampler or default.sampler), str(spacing or default.spacing),
+                            chosen, spread,
                             repr(guidance) if isinstance(guidance, Guidance) else check_guidance(guidance, "guidance_scale"),
                             wide if width is None else width, high if height is None else height)
                     for text, number in zip(prompts, seeds_for(len(prompts), seed, generator))]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inkwash.errors import UsageError
+from inkwash.labels import read_label
 
 MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
@@ -104,6 +105,14 @@ def check_size(text: str, allowed: str) -> tuple[int, int]:
     if not found:
         raise UsageError("invalid_size", f"--size must be SIDE or WIDTHxHEIGHT, such as 128 or 128x96, got {text[:40]!r}; allowed: {allowed}")
     return int(found[1]), int(found[2] or found[1])
+
+
+def sampler_and_spacing(sampler: str | None, spacing: str | None, usual_sampler: str, usual_spacing: str) -> tuple[str, str]:
+    """What is asked for, labels of other programs ("DPM++ 2M Karras") included, or what is usual. Raises UsageError `two_spacings`."""
+    name, ending = read_label(sampler) if sampler else (usual_sampler, None)
+    if ending is not None and spacing and spacing != ending:
+        raise UsageError("two_spacings", f"the sampler {sampler!r} already names the spacing {ending}, and {spacing!r} is asked for too; leave one out")
+    return name, ending or spacing or usual_spacing
 
 
 def inert(request: Request, distilled: bool = False) -> list[str]:

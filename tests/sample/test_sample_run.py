@@ -12,12 +12,11 @@ from inkwash.core import noise
 from inkwash.core.analytic import Mixture, gaussian
 from inkwash.core.level import Gauge, Level
 from inkwash.core.schedule import Cosine, Linear
-from inkwash.core.spacing import Beta, Karras, Leading, Linspace, LogSNR, Path, Point, Spacing, Trailing, Uniform
+from inkwash.core.spacing import Karras, Leading, Linspace, LogSNR, Path, Point, Spacing, Trailing, Uniform
 from inkwash.errors import UsageError
 from inkwash.sample import Mix, Plan, Program, Progress, Sampler, Stage, prior, run
 from inkwash.sample.kernel import State, advance
-from inkwash.sample.names import LABELS, read_label, write_label
-from inkwash.value import alias_table, parse
+from inkwash.value import parse
 
 F64 = torch.float64
 
@@ -161,21 +160,6 @@ def test_streams_that_share_32_bits_still_differ() -> None:
     assert not torch.equal(noise.normal((4,), 7, 0, 0, "a"), noise.normal((4,), 7 + 2**32, 0, 0, "a"))
     assert all(0 <= noise.seed64(seed, 0, 0, "a") < 2**63 for seed in (0, -1, 2**80))
     assert noise.generator(1, 2, 3, "a").initial_seed() == noise.seed64(1, 2, 3, "a")
-
-
-def test_labels_round_trip() -> None:
-    table = alias_table(Sampler)  # type: ignore[type-abstract]
-    for label, name in LABELS.items():
-        assert read_label(label) == (table[name], None)
-        assert read_label(label.upper() + " Karras") == (table[name], Karras())
-        assert read_label(write_label(table[name])) == (table[name], None)
-    assert read_label("DPM++ 2M SDE Exponential") == (table["dpmpp_2m_sde"], LogSNR())
-    assert read_label("euler a beta") == (table["euler_a"], Beta())
-    assert read_label("DDIM(eta=0.25)") == (sampler("DDIM(eta=0.25)"), None)
-    assert write_label(sampler("DDIM(eta=0.25)")) == "DDIM(eta=0.25)"
-    for text in ("DPM adaptive", "Karras", "", "DPM++ 9M Karras"):
-        with pytest.raises(UsageError):
-            read_label(text)
 
 
 def test_analytic_score_and_classifier_are_gradients() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from inkwash._version import __version__
 from inkwash.io.info import ModelInfo, find_model, read_info
-from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt
+from inkwash.labels import ENDINGS, LABELS, write_label
+from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt, sampler_and_spacing
 
 if TYPE_CHECKING:
     from inkwash.output import Image
@@ -54,11 +55,12 @@ def describe_model(model: str) -> tuple[Path, ModelInfo]:
 def first_request(prompt: str, options: Options, info: ModelInfo) -> Request:
     """The request of the first image, checked as far as it can be without torch. A seed that is not given is random."""
     default = info.defaults
+    sampler, spacing = sampler_and_spacing(options.sampler, options.spacing, default.sampler, default.spacing)
     width, height = info.sizes.check(*check_size(options.size, str(info.sizes))) if options.size is not None else info.sizes.default
     return Request(prompt, check_text(options.negative or "", "the negative prompt"),
                    check_int(options.seed, "--seed", "bad_seed", 0, MAX_SEED) if options.seed is not None else _random_seed(),
                    check_int(options.steps if options.steps is not None else default.steps, "--steps", "bad_steps", 1, MAX_STEPS),
-                   options.sampler or default.sampler, options.spacing or default.spacing,
+                   sampler, spacing,
                    check_guidance(options.guidance if options.guidance is not None else default.guidance, "--guidance"), width, height)
 
 
@@ -119,8 +121,8 @@ def bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
 def settings(request: Request, pipeline: Pipeline) -> dict[str, object]:
     """The pairs of the `parameters` text, in the usual order."""
     strength = {"CFG scale": f"{request.guidance:g}"} if isinstance(request.guidance, float) else {"Guidance": request.guidance}
-    return {"Steps": request.steps, "Sampler": request.sampler, "Schedule type": request.spacing, **strength, "Seed": request.seed,
-            "Size": f"{request.width}x{request.height}", "Model hash": pipeline.hash[:10], "Model": pipeline.info.name,
+    return {"Steps": request.steps, "Sampler": write_label(request.sampler, LABELS), "Schedule type": write_label(request.spacing, ENDINGS), **strength,
+            "Seed": request.seed, "Size": f"{request.width}x{request.height}", "Model hash": pipeline.hash[:10], "Model": pipeline.info.name,
             "Version": f"inkwash {__version__}"}
 
 
