@@ -14,7 +14,7 @@ from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
 from inkwash.core.schedule import Cosine, Exponential, Linear, Straight
 from inkwash.train.levels import DiscreteLevels, Levels, LogitNormalLevels, StratifiedLevels, UniformLevels
 from inkwash.train.vlb import bound
-from inkwash.train.weighting import MinSNRWeight, P2Weight, SigmoidWeight, SimpleWeight, Weighting, EDMWeight
+from inkwash.train.weighting import EDMWeight, MinSNRWeight, P2Weight, SigmoidWeight, SimpleWeight, Weighting
 from inkwash.value import parse, registry
 
 PREDICTIONS = [Eps(), X0(), V(), Score(), Velocity(), EDM()]

@@ -144,6 +144,8 @@ class ContrastiveRun(RunConfig):
 class DenoiserRun(RunConfig):
     """`autoencoder` and `text` are folders of finished parts; without them the run is on pixels, or told nothing.
 
+    `text_network`, a TextEncoderConfig, is trained along with the denoiser instead of `text`, with a BPE of at most `vocab` tokens.
+
     `drop` is the share of conditions replaced by the null token; `sigma_data` the standard deviation of the data in model space.
     """
 
@@ -157,6 +159,14 @@ class DenoiserRun(RunConfig):
     drop: Share = 0.1
     autoencoder: Path | None = None
     text: Path | None = None
+    text_network: NetworkText | None = None
+    vocab: Annotated[int, Field(ge=259)] = 1024
+
+    @model_validator(mode="after")
+    def _one_text(self) -> DenoiserRun:
+        if self.text is not None and self.text_network is not None:
+            raise ValueError("give text, a finished part, or text_network, one that is trained along, not both")
+        return self
 
 
 class ClassifierRun(RunConfig):

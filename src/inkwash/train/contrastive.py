@@ -18,11 +18,10 @@ from torch import Tensor
 
 from inkwash.data.loader import Batch
 from inkwash.errors import UsageError
-from inkwash.io.durable import write_text
 from inkwash.io.folder import save_part, save_tokenizer
 from inkwash.nn.clip import Clip
-from inkwash.tokenizer import Tokenizer
 from inkwash.train.config import ContrastiveRun
+from inkwash.train.features import trained_tokenizer
 from inkwash.train.setting import Setting
 from inkwash.train.task import Draw, Loss
 
@@ -51,17 +50,6 @@ def retrieval(image: Tensor, text: Tensor, ids: Tensor) -> dict[str, float]:
             "text_to_image_top1": float(same[rows, similarity.argmax(0).cpu()].float().mean())}
 
 
-def tokenizer_for(config: ContrastiveRun, setting: Setting) -> Tokenizer:
-    """The BPE of a run: learned from the training captions once, then read from the run's folder."""
-    path = setting.out / "tokenizer.json"
-    if not path.is_file() and setting.rank == 0:
-        source = setting.train
-        tokenizer = Tokenizer.train((source.caption(i) for i in range(len(source))), config.vocab, config.network.text.max_tokens)
-        write_text(path, tokenizer.text())
-    setting.wait()
-    return Tokenizer.load(path, config.network.text.max_tokens)
-
-
 class ContrastiveTask:
     """Trains `config.network`, a ClipConfig, whose vocabulary becomes the tokenizer's."""
 
@@ -69,7 +57,7 @@ class ContrastiveTask:
         if config.accumulate != 1:
             raise UsageError("bad_batch", "accumulate: a contrastive run compares the samples of one batch with each other, so accumulate must be 1")
         self.config, self.setting = config, setting
-        self.tokenizer = tokenizer_for(config, setting)
+        self.tokenizer = trained_tokenizer(setting, config.vocab, config.network.text.max_tokens)
         text = dataclasses.replace(config.network.text, vocab=self.tokenizer.size)
         self.network: Clip = dataclasses.replace(config.network, text=text).build()
         self.network.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,6 +9,7 @@ levels differ by orders of magnitude and a single number hides which of them get
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from inkwash.denoiser import Denoiser
 from inkwash.io.folder import save_info, save_part, save_tokenizer
 from inkwash.io.info import Defaults, ModelInfo, Sizes, count_words
 from inkwash.train.config import DenoiserRun
-from inkwash.train.features import Features, read_codec, read_text
+from inkwash.train.features import Features, TextPart, read_codec, read_text, trained_tokenizer
 from inkwash.train.setting import Setting
 from inkwash.train.task import Draw, Loss
 
@@ -34,17 +35,18 @@ NUM_BINS = 10
 
 
 class Trained(nn.Module):
-    """What a denoiser run trains: the network and, for text, the null condition."""
+    """What a denoiser run trains: the network, for text the null condition, and the text encoder unless it is finished."""
 
-    def __init__(self, network: nn.Module, null: Null | None) -> None:
+    def __init__(self, network: nn.Module, null: Null | None, text: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
         self.null = null
+        self.text = text
 
     @property
     def units(self) -> list[nn.Module]:
         """What is called on its own."""
-        return [self.network] if self.null is None else [self.network, self.null]
+        return [unit for unit in (self.network, self.null, self.text) if unit is not None]
 
 
 class Examples(NamedTuple):
@@ -79,18 +81,31 @@ class DenoiserTask:
         require_solvable(config.prediction, config.process)
         self.config, self.setting = config, setting
         self.codec = read_codec(config.autoencoder).to(setting.device)
-        text = read_text(config.text)
+        text = self._new_text() if config.text_network is not None else read_text(config.text)
         null = NullConfig(text.width, text.width).build() if text is not None else None
         if null is not None:
             for parameter in null.parameters():
                 nn.init.normal_(parameter, std=0.02)
         self.network: nn.Module = config.network.build().to(memory_format=torch.channels_last)
-        self.roles = {ROLE: Trained(self.network, null)}
         self.conditioner: Conditioner = text.conditioner(null) if text is not None else NoConditioner()
+        self.text = text.encoder.requires_grad_(True) if text is not None and text.trained else None
+        self.roles = {ROLE: Trained(self.network, null, self.text)}
         self.denoiser = Denoiser(self.network, config.prediction, config.process.gauge, sigma_data=config.sigma_data)
         self.features = Features(config, setting, self.codec, text)
         self.fingerprint = self.features.fingerprint
         self.seen = Histogram()
+
+    def _new_text(self) -> TextPart:
+        """A text encoder to be trained along, whose vocabulary is that of a BPE of the training captions."""
+        tokenizer = trained_tokenizer(self.setting, self.config.vocab, self.config.text_network.max_tokens)
+        return TextPart(tokenizer, dataclasses.replace(self.config.text_network, vocab=tokenizer.size).build(), trained=True)
+
+    def _told(self, cond: Cond) -> Cond:
+        """The condition that the network reads: token numbers go through the text encoder when it is being trained."""
+        if self.text is None:
+            return cond
+        tokens, pooled, mask = self.text(cond["ids"], cond["mask"])
+        return Cond({"tokens": tokens.float(), "mask": mask, "pooled": pooled.float()})
 
     def batch(self, micro_step: int) -> Examples:
         return Examples(*self.features.batch(micro_step))
@@ -103,7 +118,9 @@ class DenoiserTask:
         t = config.levels.times(draw.uniform((), "level"), draw.position, draw.total)   # (B,)
         eps = draw.normal(tuple(batch.x0.shape[1:]), "noise").to(device)
         keep = draw.uniform((), "drop") >= config.drop
-        cond = self.conditioner.drop(batch.cond, keep.to(device)) if len(batch.cond) else batch.cond
+        cond = self._told(batch.cond)
+        if len(cond):
+            cond = self.conditioner.drop(cond, keep.to(device))
         value, weight = self.error(batch.x0, t, eps, cond)
         self.seen.add(t, value)
         yield Loss(ROLE, weight * value, {"mse": value})
@@ -128,11 +145,12 @@ class DenoiserTask:
         if held_out is None:
             return found
         examples = Examples(*held_out)
+        cond = self._told(examples.cond)
         eps = torch.randn(examples.x0.shape, generator=generator(0, 0, 0, "validation")).to(self.setting.device)
         means = []
         for k in range(NUM_BINS):
             t = torch.full((len(eps),), (k + 0.5) / NUM_BINS, dtype=torch.float64)
-            means.append(float(self.error(examples.x0, t, eps, examples.cond)[0].mean()))
+            means.append(float(self.error(examples.x0, t, eps, cond)[0].mean()))
         return {"loss": sum(means) / NUM_BINS, **{f"t{k}": mean for k, mean in enumerate(means)}, **found}
 
     def info(self) -> ModelInfo:

@@ -100,6 +100,6 @@ class Group:
     def agree(self, stop: object) -> None:
         """When one process got a signal, all stop after this step."""
         if self.world > 1:
-            tensor = torch.tensor(getattr(stop, "signal"), device=self.device)
+            tensor = torch.tensor(stop.signal, device=self.device)
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
-            setattr(stop, "signal", int(tensor))
+            stop.signal = int(tensor)

@@ -6,6 +6,7 @@ autoencoder's posterior, of unit variance; text features are token vectors and t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from inkwash.data.cache import LatentCache, TokenCache
 from inkwash.data.item import Source
 from inkwash.data.loader import Loader
 from inkwash.errors import CheckpointError
+from inkwash.io.durable import write_text
 from inkwash.io.folder import load_part, load_tokenizer
 from inkwash.io.tensors import digest
 from inkwash.tokenizer import Tokenizer
@@ -47,12 +49,23 @@ def read_codec(path: Path | None) -> Codec:
         raise CheckpointError("model_damaged", f'cannot read "{folder / "vae" / STATISTICS}": {error}; export the autoencoder again') from None
 
 
+def trained_tokenizer(setting: Setting, vocab: int, length: int) -> Tokenizer:
+    """The BPE of a run: learned from the training captions once, then read from the run's folder."""
+    path = setting.out / "tokenizer.json"
+    if not path.is_file() and setting.rank == 0:
+        source = setting.train
+        write_text(path, Tokenizer.train((source.caption(i) for i in range(len(source))), vocab, length).text())
+    setting.wait()
+    return Tokenizer.load(path, length)
+
+
 @dataclass(frozen=True)
 class TextPart:
-    """A finished text encoder with its tokenizer."""
+    """A text encoder with its tokenizer: finished, or `trained` along with the denoiser."""
 
     tokenizer: Tokenizer
     encoder: nn.Module
+    trained: bool = False
 
     @property
     def width(self) -> int:
@@ -89,6 +102,10 @@ class Features:
             if self.text is None:
                 return _Kept(latents, None, None)
             length, width = self.text.tokenizer.length, self.text.width
+            if self.text.trained:
+                name = hashlib.sha256(self.text.tokenizer.text().encode()).hexdigest()
+                ids = TokenCache(loader.base, setting.cache, self._ids, encoder=f"ids {name}", shape=(2, length), dtype="int32")
+                return _Kept(latents, ids, None)
             encoder = digest(self.text.encoder.state_dict())
             tokens = TokenCache(loader.base, setting.cache, self._describe, encoder=encoder, shape=(length + 1, width), dtype="float16")
             masks = TokenCache(loader.base, setting.cache, self._masks, encoder=f"mask {encoder}", shape=(length,), dtype="uint8")
@@ -110,10 +127,17 @@ class Features:
         assert self.text is not None
         return self.text.tokenizer(captions).mask.numpy()
 
+    def _ids(self, captions: list[str]) -> np.ndarray:
+        assert self.text is not None
+        found = self.text.tokenizer(captions)
+        return torch.stack([found.ids, found.mask.long()], dim=1).numpy()              # (B, 2, L)
+
     @torch.no_grad()
     def _cond_of(self, captions: list[str]) -> Cond:
         if self.text is None:
             return Cond.none(len(captions))
+        if self.text.trained:
+            return _numbers(torch.from_numpy(self._ids(captions))).to(self.setting.device)
         found = self.text.tokenizer(captions)
         encoder = self.text.encoder.to(self.setting.device)
         tokens, pooled, _ = encoder(found.ids.to(self.setting.device), found.mask.to(self.setting.device))
@@ -148,6 +172,11 @@ class Features:
         self.loader.close()
 
 
+def _numbers(both: Tensor) -> Cond:
+    """(B, 2, L) of token numbers and mask as a Cond, for an encoder that is still being trained."""
+    return Cond({"ids": both[:, 0].long(), "mask": both[:, 1].bool()})
+
+
 @dataclass(frozen=True)
 class _Kept:
     latents: LatentCache
@@ -155,7 +184,9 @@ class _Kept:
     masks: TokenCache | None
 
     def cond(self, index: Tensor) -> Cond:
-        if self.tokens is None or self.masks is None:
+        if self.tokens is None:
             return Cond.none(len(index))
+        if self.masks is None:
+            return _numbers(self.tokens.take(index))
         both = self.tokens.take(index).float()                                          # (B, L + 1, D)
         return Cond({"tokens": both[:, :-1], "mask": self.masks.take(index).bool(), "pooled": both[:, -1]})

@@ -34,7 +34,7 @@ class Draw:
     def __init__(self, seed: int, step: int, total: int, first: int = 0, count: int | None = None) -> None:
         self.seed, self.step, self.total = seed, step, total
         self.rows = slice(first, first + (total if count is None else count))
-        assert 0 <= first and self.rows.stop <= total
+        assert first >= 0 and self.rows.stop <= total
 
     def normal(self, shape: tuple[int, ...], purpose: str) -> Tensor:
         """N(0, 1) of (count, *shape) float32."""
