@@ -19,6 +19,7 @@ from inkwash.cli.sheet import draw
 from inkwash.io.folder import load_part, save_part
 from inkwash.io.info import Sizes, read_info
 from inkwash.io.png import pixel_sha256, read_infotext, read_png
+from inkwash.labels import read_label
 from inkwash.sample import Sampler
 from inkwash.value import alias_table
 
@@ -82,7 +83,7 @@ def test_the_parameters_in_the_file_are_the_effective_ones(tiny_model: Path, her
     info = read_info(tiny_model)
     assert (prompt, negative) == ("a cat, small", "dog")
     assert settings["Steps"] == str(info.defaults.steps)
-    assert settings["Sampler"] == info.defaults.sampler
+    assert read_label(settings["Sampler"])[0] == info.defaults.sampler
     assert settings["Seed"] == "3"
     assert settings["Size"] == "32x32"
     assert settings["CFG scale"] == "3"

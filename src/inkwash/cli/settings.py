@@ -121,9 +121,9 @@ def bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
 def settings(request: Request, pipeline: Pipeline) -> dict[str, object]:
     """The pairs of the `parameters` text, in the usual order."""
     strength = {"CFG scale": f"{request.guidance:g}"} if isinstance(request.guidance, float) else {"Guidance": request.guidance}
-    return {"Steps": request.steps, "Sampler": write_label(request.sampler, LABELS), "Schedule type": write_label(request.spacing, ENDINGS), **strength,
-            "Seed": request.seed, "Size": f"{request.width}x{request.height}", "Model hash": pipeline.hash[:10], "Model": pipeline.info.name,
-            "Version": f"inkwash {__version__}"}
+    labels = {"Sampler": write_label(request.sampler, LABELS), "Schedule type": write_label(request.spacing, ENDINGS)}
+    return {"Steps": request.steps, **labels, **strength, "Seed": request.seed, "Size": f"{request.width}x{request.height}",
+            "Model hash": pipeline.hash[:10], "Model": pipeline.info.name, "Version": f"inkwash {__version__}"}
 
 
 def record(image: Image, pipeline: Pipeline, pixel_hash: str) -> dict[str, Any]:
