@@ -1,0 +1,1 @@
+"""Tasks with teachers: a student network learns in fewer evaluations what a trained one does in many."""

@@ -1,0 +1,143 @@
+"""A student that is told w does what its teacher does with two evaluations, and the rest of the package treats it as one branch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from distill_toy import MIXTURE, Draws, Plane, exact, null
+
+from inkwash.cond import Cond
+from inkwash.core.level import Gauge, Level
+from inkwash.core.prediction import V
+from inkwash.core.schedule import Cosine
+from inkwash.core.spacing import Uniform
+from inkwash.denoiser import Denoiser
+from inkwash.distill.guidance import Examples, Guided, GuidanceTask, relative_error, student_of, tell
+from inkwash.errors import UsageError
+from inkwash.guide import CFG, Distilled, NoGuidance, effective, evaluate
+from inkwash.nn.config import NetworkConfig
+from inkwash.nn.dit import DiTConfig
+from inkwash.nn.unet import UNetConfig
+from inkwash.sample import Program, prior, run
+from inkwash.sample.multistep import DPMSolverPP
+from inkwash.train.config import OptimizerConfig, RunConfig
+from inkwash.train.distributed import Group
+from inkwash.train.loop import Trainer
+
+STEPS, BATCH = 1200, 384
+SCALES = (1.0, 2.0, 4.0, 6.0, 8.0)
+
+
+@pytest.fixture(scope="module")
+def task() -> GuidanceTask:
+    """A trained student, with its averaged weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = GuidanceTask(Denoiser(Plane(), V()), Guided(exact, null), Cosine(), Draws(BATCH))
+        config = RunConfig(task="guidance", steps=STEPS, batch=BATCH, precision="float32", ema_half_life=20_000,
+                           optimizer=OptimizerConfig(lr=4e-3, warmup=50, schedule="cosine", clip=None))
+        trainer = Trainer(found, config, Group(alone=True))
+        for _ in range(STEPS):
+            trainer.run_step()
+        for name, tensor in trainer.emas["student"].tensors.items():
+            found.student.network.state_dict()[name].copy_(tensor)
+    return found
+
+
+def test_g13_the_student_matches_its_teacher_at_every_scale(task: GuidanceTask) -> None:
+    held_out = Examples(*task.data.held_out(0))
+    assert task.validate()["relative_l2"] < 0.05
+    for w in SCALES:
+        assert relative_error(task.student, task.teacher, task.process, held_out, (w, w)) < 0.05, w
+    unguided = relative_error(lambda x, level, cond: exact(x, level, cond), task.teacher, task.process, held_out, (4.0, 4.0))
+    assert unguided > 0.15, "the scale would not matter"
+
+
+def test_g13_half_the_evaluations_and_the_same_samples(task: GuidanceTask) -> None:
+    plan = DPMSolverPP(2).plan(Uniform().levels(Cosine(), 20))
+    count = 200
+    label = torch.arange(count) % 3
+    programs = [Program(plan, seed, 0, prior(plan, (2,), seed, 0)) for seed in range(count)]
+    spent, ends = {}, {}
+    for guidance, model in ((CFG(4.0), exact), (Distilled(4.0), task.student), (NoGuidance(), exact)):
+        nfe = torch.zeros(count, dtype=torch.long)
+
+        def denoise(x, level, index, guidance=guidance, model=model, nfe=nfe):  # type: ignore[no-untyped-def]
+            conds = {"cond": Cond({"label": label[index]}), "null": null(len(index))}
+            x0, calls = evaluate({"main": model}, x, level, [guidance] * len(index), conds)
+            nfe[index] += calls
+            return x0
+
+        with torch.no_grad():
+            ends[guidance] = torch.stack([result.clean.x for result in run(denoise, programs)])
+        spent[guidance] = int(nfe.unique())
+    assert spent == {CFG(4.0): 40, Distilled(4.0): 20, NoGuidance(): 20}
+    size = ends[CFG(4.0)].norm()
+    assert float((ends[Distilled(4.0)] - ends[CFG(4.0)]).norm() / size) < 0.05
+    assert float((ends[NoGuidance()] - ends[CFG(4.0)]).norm() / size) > 0.1
+
+
+@pytest.mark.parametrize("config", [UNetConfig(in_channels=2, out_channels=2, widths=(16,), attention=(False,), cross=(False,), num_classes=3),
+                                    DiTConfig(in_channels=2, out_channels=2, width=16, depth=1, heads=2, num_classes=3)], ids=["unet", "dit"])
+def test_a_student_starts_as_its_teacher_and_reads_the_scale(config: NetworkConfig) -> None:
+    torch.manual_seed(1)
+    teacher = config.build()
+    for parameter in teacher.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.1)
+    student = student_of(teacher)
+    assert set(student.state_dict()) - set(teacher.state_dict()) == {f"embed.guidance.{name}" for name in
+                                                                     ("hidden.weight", "hidden.bias", "out.weight", "out.bias")}
+    x, noise, cond = torch.randn(3, 2, 8, 8), torch.tensor([10.0, 500.0, 990.0]), Cond({"label": torch.arange(3)})
+    w = torch.tensor([1.0, 4.0, 8.0])
+    assert torch.equal(student(x, noise, tell(cond, w)), teacher(x, noise, cond))
+    torch.nn.init.normal_(student.embed.guidance.out.weight)  # type: ignore[union-attr]
+    assert not torch.allclose(student(x, noise, tell(cond, w)), student(x, noise, tell(cond, w + 1)))
+    with pytest.raises(UsageError, match="guidance"):
+        student(x, noise, cond)
+    with pytest.raises(UsageError, match="cannot be told"):
+        student_of(student)
+
+
+@pytest.mark.parametrize("config", [UNetConfig(widths=(16,), attention=(False,), cross=(False,)), DiTConfig(width=16, depth=1, heads=2)], ids=["unet", "dit"])
+def test_networks_without_the_flag_are_as_before(config: NetworkConfig) -> None:
+    assert "guidance" not in repr(config)
+    torch.manual_seed(0)
+    network = config.build()
+    assert not any("guidance" in name for name in network.state_dict())
+
+
+def test_g12_a_negative_prompt_is_inert_on_a_student() -> None:
+    effect = effective(Distilled(4.0), [-1.0, 0.0, 1.0], given=("negative",))
+    assert effect.evaluations == 3
+    assert effect.notes == ("negative prompt is inert: guidance is distilled into the model",)
+
+
+def test_a_batch_carries_a_scale_per_sample() -> None:
+    heard = []
+
+    def model(x, level, cond):  # type: ignore[no-untyped-def]
+        heard.append(cond.get("guidance"))
+        return x
+
+    level = Gauge.VP.split(torch.zeros(3, dtype=torch.float64))
+    cond = {"cond": Cond({"label": torch.arange(3)}), "null": null(3)}
+    _, calls = evaluate({"main": model}, torch.zeros(3, 2), level, [Distilled(2.0), Distilled(7.5), Distilled(1.0)], cond, micro_batch=2)
+    assert calls.tolist() == [1, 1, 1]
+    assert torch.cat(heard).tolist() == [2.0, 7.5, 1.0, 1.0]
+
+
+def test_what_is_not_exportable_says_so(task: GuidanceTask, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError, match="writer"):
+        task.export(tmp_path, torch.float32)
+    with pytest.raises(UsageError, match="scales"):
+        GuidanceTask(task.student, task.teacher, Cosine(), Draws(4), scales=(8.0, 1.0))
+
+
+def test_the_teacher_is_classifier_free_guidance() -> None:
+    x0, cond, _ = Draws(4).batch(0)
+    level = Level(torch.full((4,), 0.6, dtype=torch.float64), torch.full((4,), 0.8, dtype=torch.float64))
+    w = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    expected, _ = evaluate({"main": exact}, x0, level, [CFG(float(scale)) for scale in w], {"cond": cond, "null": null(4)})
+    assert torch.allclose(Guided(exact, null)(x0, level, cond, w), expected, atol=1e-6)
+    assert MIXTURE.weights.sum() == 1
