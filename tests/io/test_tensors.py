@@ -77,7 +77,7 @@ def test_missing_extra_and_reshaped_tensors_are_named(saved: Path) -> None:
                          ({"step": {"shape": [1], "dtype": "int64"}}, "tensor step: shape is []"),
                          ({"step": {"shape": [], "dtype": "int32"}}, "tensor step: dtype is int64")):
         listed = {name: value for name, value in {**entry["tensors"], **change}.items() if value is not None}
-        with pytest.raises(CheckpointError, match="ckpt_corrupt|tensor") as caught:
+        with pytest.raises(CheckpointError, match=r"ckpt_corrupt|tensor") as caught:
             load_tensors(saved, {**entry, "tensors": listed})
         assert word in caught.value.message
 
@@ -172,8 +172,13 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "one").write_text("1")
         assert not target.exists()
     assert (target / "one").read_text() == "1"
-    with pytest.raises(RuntimeError), durable.new_folder(target) as folder:
-        (folder / "two").write_text("2")
-        raise RuntimeError
+
+    def fail() -> None:
+        with durable.new_folder(target) as folder:
+            (folder / "two").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [path.name for path in target.iterdir()] == ["one"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

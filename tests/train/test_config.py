@@ -59,7 +59,7 @@ def test_bad_settings(setting: str, message: str) -> None:
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="did you mean toy.* known: .*mini-autoencoder.*toy"):
+    with pytest.raises(UsageError, match=r"did you mean toy.* known: .*mini-autoencoder.*toy"):
         read_recipe("toyy")
 
 
@@ -98,7 +98,7 @@ def test_t20_folders_without_images(tmp_path: Path, files: tuple[str, ...]) -> N
     (tmp_path / "empty").mkdir()
     for name in files:
         (tmp_path / "empty" / name).write_text("text")
-    with pytest.raises(DataError, match="found 0 images among .* formats: Parquet") as caught:
+    with pytest.raises(DataError, match=r"found 0 images among .* formats: Parquet") as caught:
         train(toy(), [tmp_path / "empty"], tmp_path / "run", quiet=True)
     assert str(tmp_path / "empty") in caught.value.message
     assert caught.value.exit_code == 3

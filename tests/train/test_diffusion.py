@@ -122,7 +122,7 @@ def test_the_whole_chain_of_parts(data: Path, tmp_path: Path) -> None:
           quiet=True)
     assert (tmp_path / "vae" / "samples" / "00000002.png").is_file()
     assert read_log(tmp_path / "clip")[0]["text_to_image_top1"] >= 0
-    assert "accuracy_t9" in [event for event in read_log(tmp_path / "classifier") if event["event"] == "validation"][0]
+    assert "accuracy_t9" in next(event for event in read_log(tmp_path / "classifier") if event["event"] == "validation")
     pipeline = Pipeline.from_pretrained(tmp_path / "run" / "model")
     assert pipeline("a red square", num_inference_steps=2, seed=1).images[0].size == (16, 16)
 

@@ -138,7 +138,8 @@ def _check_header(path: Path, data: bytes) -> None:
     if size is None or size > len(data) - 8:
         raise CheckpointError("ckpt_corrupt", f'"{path}" is truncated or not a safetensors file ({len(data)} bytes); use another checkpoint')
     if size > MAX_HEADER_BYTES:
-        raise CheckpointError("ckpt_corrupt", f'"{path}" has a header of {size} bytes, at most {MAX_HEADER_BYTES} are read; it is not a model of ours')
+        raise CheckpointError("ckpt_corrupt", f'"{path}" has a header of {size} bytes, at most {MAX_HEADER_BYTES} are read; '
+                                              "it is not a model of ours")
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def load(path: Path) -> Snapshot:
         load_tensors(path)
         raise CheckpointError("no_checkpoint", f'"{path}" is a file, a checkpoint is a folder such as {path_of(Path("DIR"), 500)}; name the folder')
     if not path.is_dir():
-        raise CheckpointError("no_checkpoint", f'there is no checkpoint "{path}"; name an existing one, or leave --resume out to start or go on in --out')
+        raise CheckpointError("no_checkpoint", f'there is no checkpoint "{path}"; name an existing one, or leave --resume out '
+                                               "to start or go on in --out")
     manifest = read_manifest(path)
     missing = [name for name in (STATE, *(f"{group}.safetensors" for group in GROUPS)) if name not in manifest]
     if missing:
@@ -115,7 +116,8 @@ def latest(run: Path, say: Callable[[str], None]) -> Snapshot | None:
     for partial in sorted(run.glob(".partial-*checkpoint-*")):
         say(f"skipped {partial.name}: it was being written when the run stopped")
     if steps:
-        raise CheckpointError("no_good_checkpoint", f'all {len(steps)} checkpoints in "{run}" are damaged; restore one, or choose another --out to start again')
+        raise CheckpointError("no_good_checkpoint", f'all {len(steps)} checkpoints in "{run}" are damaged; '
+                                                    "restore one, or choose another --out to start again")
     return None
 
 

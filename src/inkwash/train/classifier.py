@@ -57,7 +57,8 @@ class ClassifierTask:
 
     def __init__(self, config: ClassifierRun, setting: Setting) -> None:
         self.config = config
-        self.setting = dataclasses.replace(setting, train=labelled(setting.train, config.classes), validation=_known(setting.validation, config.classes))
+        self.setting = dataclasses.replace(setting, train=labelled(setting.train, config.classes),
+                                           validation=_known(setting.validation, config.classes))
         self.codec = read_codec(config.autoencoder).to(setting.device)
         self.network: nn.Module = config.network.build().to(memory_format=torch.channels_last)
         self.roles = {ROLE: self.network}

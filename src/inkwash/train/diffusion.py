@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class Examples(NamedTuple):
 
     x0: Tensor
     cond: Cond
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 class Histogram:
@@ -97,8 +97,9 @@ class DenoiserTask:
 
     def _new_text(self) -> TextPart:
         """A text encoder to be trained along, whose vocabulary is that of a BPE of the training captions."""
-        tokenizer = trained_tokenizer(self.setting, self.config.vocab, self.config.text_network.max_tokens)
-        return TextPart(tokenizer, dataclasses.replace(self.config.text_network, vocab=tokenizer.size).build(), trained=True)
+        network: Any = self.config.text_network
+        tokenizer = trained_tokenizer(self.setting, self.config.vocab, network.max_tokens)
+        return TextPart(tokenizer, dataclasses.replace(network, vocab=tokenizer.size).build(), trained=True)
 
     def _told(self, cond: Cond) -> Cond:
         """The condition that the network reads: token numbers go through the text encoder when it is being trained."""

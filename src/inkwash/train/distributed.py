@@ -18,6 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from inkwash.train.stop import Stop
+
 FORWARDS = ("encode", "decode", "embed_text", "embed_image")
 
 
@@ -97,7 +99,7 @@ class Group:
         if self.world > 1:
             dist.barrier()
 
-    def agree(self, stop: object) -> None:
+    def agree(self, stop: Stop) -> None:
         """When one process got a signal, all stop after this step."""
         if self.world > 1:
             tensor = torch.tensor(stop.signal, device=self.device)

@@ -157,7 +157,8 @@ class Features:
         """The first `count` held-out items; None when nothing is held out."""
         if not hasattr(self, "_held_out"):
             batch = self.setting.held_out(self.config)
-            self._held_out = None if batch is None else (self._encode(batch.images[:count]), self._cond_of(batch.captions[:count]), batch.index[:count])
+            self._held_out = None if batch is None else (
+                self._encode(batch.images[:count]), self._cond_of(batch.captions[:count]), batch.index[:count])
         return self._held_out
 
     def key(self, index: int) -> str:

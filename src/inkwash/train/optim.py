@@ -32,7 +32,8 @@ def lr_factor(config: OptimizerConfig, step: int, num_steps: int) -> float:
 def split(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """(hidden matrices, the rest): trainable parameters by name."""
     embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
-    hidden, rest = {}, {}
+    hidden: dict[str, nn.Parameter] = {}
+    rest: dict[str, nn.Parameter] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim == 2 and min(parameter.shape) > 1 and id(parameter) not in embeddings

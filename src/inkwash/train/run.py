@@ -23,11 +23,12 @@ from inkwash.train.config import RunConfig, validate
 from inkwash.train.distributed import Group
 from inkwash.train.heldout import hold_out
 from inkwash.train.log import Log
-from inkwash.train.loop import Result, Trainer, fit
-from inkwash.train.loop import replay as replay_step
+from inkwash.train.loop import Result, fit
 from inkwash.train.optim import lr_factor
 from inkwash.train.setting import Preview, Setting, can_compile
 from inkwash.train.task import Task
+from inkwash.train.trainer import Trainer
+from inkwash.train.trainer import replay as replay_step
 
 try:
     import fcntl
@@ -109,7 +110,8 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
         trainer = Trainer(task, config, group)
         if snapshot is not None:
             if snapshot.state["data"] != task.fingerprint and not accept_changes:
-                raise UsageError("data_changed", f'the data are not those that "{out}" was trained on; give the same --data, --accept-changes, or another --out')
+                raise UsageError("data_changed", f'the data are not those that "{out}" was trained on; '
+                                                 "give the same --data, --accept-changes, or another --out")
             trainer.restore(snapshot, f"step {snapshot.step}")
             say(f"resumed from step {snapshot.step} of {config.steps}")
         if config.compile and can_compile():

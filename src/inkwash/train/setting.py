@@ -32,7 +32,8 @@ Preview = Callable[[Path, Denoiser, Codec, Conditioner, ModelInfo, SampleConfig]
 
 @dataclass(frozen=True)
 class Setting:
-    """`preview(path, denoiser, codec, conditioner, info, sample)` draws a sheet; `names` are the data paths' last parts, for the card; `cache` is a folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
+    """`preview(path, denoiser, codec, conditioner, info, sample)` draws a sheet; `names` are the data paths' last parts, for the card; `cache` is a
+    folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
 
     train: Source
     validation: Source | None

@@ -34,7 +34,7 @@ class Draw:
     def __init__(self, seed: int, step: int, total: int, first: int = 0, count: int | None = None) -> None:
         self.seed, self.step, self.total = seed, step, total
         self.rows = slice(first, first + (total if count is None else count))
-        assert first >= 0 and self.rows.stop <= total
+        assert 0 <= first <= self.rows.stop <= total
 
     def normal(self, shape: tuple[int, ...], purpose: str) -> Tensor:
         """N(0, 1) of (count, *shape) float32."""
@@ -60,8 +60,15 @@ class Draw:
 class Task(Protocol):
     """What the loop needs from anything that can be trained."""
 
-    roles: Mapping[str, nn.Module]
-    fingerprint: str
+    @property
+    def roles(self) -> Mapping[str, nn.Module]:
+        """The networks that are trained, one optimizer and average each."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the sequence of batches."""
+        ...
 
     def batch(self, micro_step: int) -> Any:
         """This process's part of the `micro_step`-th global micro-batch; a pure function of it."""
