@@ -68,6 +68,25 @@ def write_manifest(folder: Path, files: Mapping[str, Entry]) -> None:
     write_text(folder / MANIFEST, json.dumps({"format": FORMAT, "files": dict(sorted(files.items()))}, indent=1) + "\n")
 
 
+def add_text(folder: Path, name: str, text: str) -> None:
+    """Writes `folder/name` and enters it in the manifest of `folder`, which exists."""
+    write_text(folder / name, text)
+    data = text.encode("utf-8")
+    write_manifest(folder, {**read_manifest(folder), name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}})
+
+
+def read_text(folder: Path, name: str) -> str:
+    """The text of `folder/name`, compared with the manifest where that lists it. Raises CheckpointError `ckpt_missing`, `ckpt_corrupt`."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise CheckpointError("ckpt_missing", f'cannot read "{folder / name}": {error.strerror}; the part is incomplete, make it again') from None
+    listed = read_manifest(folder).get(name)
+    if listed is not None and listed.get("sha256") != hashlib.sha256(data).hexdigest():
+        raise CheckpointError("ckpt_corrupt", f'"{folder / name}": sha256 mismatch; restore the file')
+    return data.decode("utf-8", "replace")
+
+
 def read_manifest(folder: Path) -> dict[str, Entry]:
     """File -> entry. Raises CheckpointError `ckpt_corrupt` when it cannot be read, `ckpt_too_new` for a newer format."""
     path = folder / MANIFEST

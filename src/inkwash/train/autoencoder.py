@@ -12,15 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash.data.loader import Batch
-from inkwash.io.durable import write_text
 from inkwash.io.folder import save_part
+from inkwash.io.tensors import add_text
 from inkwash.nn.vae import Autoencoder, kl_divergence
 from inkwash.train.config import AutoencoderRun
 from inkwash.train.setting import Setting, compiled
@@ -128,14 +127,10 @@ class AutoencoderTask:
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         save_part(folder, "vae", self.network, dtype=dtype)
-        write_text(folder / "vae" / "statistics.json", _json(self.statistics()))
+        add_text(folder, "vae/statistics.json", json.dumps(self.statistics(), indent=1) + "\n")
 
     def summary(self) -> str:
         return self.loader.summary()
 
     def close(self) -> None:
         self.loader.close()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1) + "\n"

@@ -24,8 +24,8 @@ from inkwash.core.noise import generator
 from inkwash.data.item import Source
 from inkwash.data.source import Mixture
 from inkwash.errors import DataError
-from inkwash.io.durable import write_text
 from inkwash.io.folder import save_part
+from inkwash.io.tensors import add_text
 from inkwash.train.config import ClassifierRun
 from inkwash.train.diffusion import NUM_BINS, Examples
 from inkwash.train.features import Features, read_codec
@@ -112,7 +112,7 @@ class ClassifierTask:
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         save_part(folder, "classifier", self.network, dtype=dtype)
-        write_text(folder / "classifier" / "classes.json", json.dumps(list(self.config.classes)) + "\n")
+        add_text(folder, "classifier/classes.json", json.dumps(list(self.config.classes)) + "\n")
 
     def summary(self) -> str:
         return self.features.loader.summary()

@@ -26,6 +26,7 @@ from inkwash.errors import CheckpointError
 from inkwash.io.durable import write_text
 from inkwash.io.folder import load_part, load_tokenizer
 from inkwash.io.tensors import digest
+from inkwash.io.tensors import read_text as read_text_of
 from inkwash.tokenizer import Tokenizer
 from inkwash.train.config import RunConfig
 from inkwash.train.setting import Setting, part_folder
@@ -43,9 +44,9 @@ def read_codec(path: Path | None) -> Codec:
     folder = part_folder(path, "vae")
     vae = load_part(folder, "vae")
     try:
-        statistics = json.loads((folder / "vae" / STATISTICS).read_text("utf-8"))
+        statistics = json.loads(read_text_of(folder, f"vae/{STATISTICS}"))
         return Latent(vae, statistics["mean"], statistics["std"], vae.config.factor)  # type: ignore[union-attr,arg-type]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError("model_damaged", f'cannot read "{folder / "vae" / STATISTICS}": {error}; export the autoencoder again') from None
 
 
