@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkwash.companion import class_of
 from inkwash.core.coordinate import Angle
 from inkwash.core.level import Gauge, rescale
 from inkwash.core.noise import generator
@@ -34,12 +34,6 @@ from inkwash.train.setting import Setting
 from inkwash.train.task import Draw, Loss
 
 ROLE = "classifier"
-
-
-def class_of(caption: str, classes: Sequence[str]) -> int | None:
-    """The number of the one class that the caption names; None when it names none or several."""
-    found = [i for i, name in enumerate(classes) if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", caption, re.IGNORECASE)]
-    return found[0] if len(found) == 1 else None
 
 
 def labelled(source: Source, classes: Sequence[str]) -> Subset:

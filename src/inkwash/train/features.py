@@ -24,12 +24,12 @@ from inkwash.data.item import Source
 from inkwash.data.loader import Loader
 from inkwash.errors import CheckpointError
 from inkwash.io.durable import write_text
-from inkwash.io.folder import load_part, load_tokenizer
+from inkwash.io.folder import load_part, load_tokenizer, part_folder
 from inkwash.io.tensors import digest
 from inkwash.io.tensors import read_text as read_text_of
 from inkwash.tokenizer import Tokenizer
 from inkwash.train.config import RunConfig
-from inkwash.train.setting import Setting, part_folder
+from inkwash.train.setting import Setting
 
 STATISTICS = "statistics.json"
 
@@ -116,7 +116,7 @@ class Features:
     def _encode(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to model space (B, C, h, w), a whole batch at a time."""
         if not isinstance(self.codec, Latent):
-            return self.codec.encode(images).x0
+            return self.codec.encode(images).x
         mean = self.codec.vae.encode(self.setting.signed(images))[0].float()  # type: ignore[operator]
         return (mean - self.codec.mean) / self.codec.std
 

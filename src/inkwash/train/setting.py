@@ -22,7 +22,7 @@ from inkwash.condition import Conditioner
 from inkwash.data.item import Source
 from inkwash.data.loader import Batch, Loader
 from inkwash.denoiser import Denoiser
-from inkwash.errors import CheckpointError, InkwashWarning
+from inkwash.errors import InkwashWarning
 from inkwash.io.info import ModelInfo
 from inkwash.train.config import RunConfig, SampleConfig
 
@@ -92,11 +92,3 @@ def can_compile() -> bool:
 def compiled(function: F) -> F:
     """torch.compile of a function."""
     return torch.compile(function)  # type: ignore[return-value]
-
-
-def part_folder(path: Path, part: str) -> Path:
-    """The folder that holds `part`: `path` itself, or `path/model` when `path` is the folder of a run. Raises CheckpointError `no_part`."""
-    for folder in (path, path / "model"):
-        if (folder / part / "config.json").is_file():
-            return folder
-    raise CheckpointError("no_part", f'"{path}" has no finished {part}; give the --out folder of a finished run, or a model folder')
