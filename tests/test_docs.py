@@ -7,6 +7,7 @@ All pages run in one process of their own, so that the parts that they define st
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -62,8 +63,9 @@ def test_python_blocks_run(tiny_model: Path, tmp_path: Path) -> None:
     assert len(pages) >= 8
     work = tmp_path / "work"
     work.mkdir()
+    found = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-c", RUNNER, str(tiny_model), *pages], cwd=work, capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": str(ROOT / "tests"), "PATH": "", "OMP_NUM_THREADS": "1"})
+                          env={**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
 
 
