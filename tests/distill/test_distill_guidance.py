@@ -12,7 +12,7 @@ from inkwash.core.prediction import V
 from inkwash.core.schedule import Cosine
 from inkwash.core.spacing import Uniform
 from inkwash.denoiser import Denoiser
-from inkwash.distill.guidance import Examples, Guided, GuidanceTask, relative_error, student_of, tell
+from inkwash.distill.guidance import Examples, GuidanceTask, Guided, relative_error, student_of, tell
 from inkwash.errors import UsageError
 from inkwash.guide import CFG, Distilled, NoGuidance, effective, evaluate
 from inkwash.nn.config import NetworkConfig
@@ -99,7 +99,8 @@ def test_a_student_starts_as_its_teacher_and_reads_the_scale(config: NetworkConf
         student_of(student)
 
 
-@pytest.mark.parametrize("config", [UNetConfig(widths=(16,), attention=(False,), cross=(False,)), DiTConfig(width=16, depth=1, heads=2)], ids=["unet", "dit"])
+@pytest.mark.parametrize("config", [UNetConfig(widths=(16,), attention=(False,), cross=(False,)), DiTConfig(width=16, depth=1, heads=2)],
+                         ids=["unet", "dit"])
 def test_networks_without_the_flag_are_as_before(config: NetworkConfig) -> None:
     assert "guidance" not in repr(config)
     torch.manual_seed(0)

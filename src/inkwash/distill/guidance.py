@@ -5,8 +5,8 @@ condition, and w beside them, and is trained in its own prediction,
 
     L = weight(level) |network(x_t, level, cond, w) - (a x0_w + b eps_w)|^2,   eps_w = (x_t - alpha x0_w) / sigma,   log w uniform,
 
-on noisy data, section 3.1 there with w uniform; x0_w grows with w, so that small scales would be learned last. It starts as a copy of the teacher: the embedding of w begins as nothing. An error of the loss is an error
-of x0 by the prediction's gain, so `relative_error` measures what counts, |student - teacher| / |teacher| in x0 over levels and scales.
+on noisy data (section 3.1 there, with w uniform: but x0_w grows with w, so that small scales would be learned last). The student starts as a
+copy of the teacher: the embedding of w begins as nothing. `relative_error` measures |student - teacher| / |teacher| in x0, over levels and scales.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Examples(NamedTuple):
 
     x0: Tensor
     cond: Cond
-    index: Tensor
+    place: Tensor
 
 
 class Data(Protocol):
@@ -112,7 +112,7 @@ class GuidanceTask:
         return Examples(*self.data.batch(micro_step))
 
     def keys(self, batch: Examples) -> list[str]:
-        return [self.data.key(int(i)) for i in batch.index]
+        return [self.data.key(int(i)) for i in batch.place]
 
     def losses(self, batch: Examples, draw: Draw) -> Iterator[Loss]:
         low, high = self.scales

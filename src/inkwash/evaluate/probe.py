@@ -21,7 +21,7 @@ from torch import Tensor
 from inkwash.cond import Cond
 from inkwash.core import noise
 from inkwash.core.level import Level
-from inkwash.core.prediction import EDM, V, X0, Eps, Prediction, Score, Velocity
+from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
 from inkwash.core.schedule import Schedule
 from inkwash.denoiser import Denoiser
 from inkwash.errors import UsageError, VerifyError
