@@ -51,6 +51,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stranger_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of another tiny model, with other weights in every part."""
+    return build_tiny(tmp_path_factory.mktemp("models") / "stranger", seed=9)
+
+
+@pytest.fixture(scope="session")
 def mini() -> str:
     """The embedded model, once it exists."""
     if not (MODELS / "mini" / "inkwash.json").is_file():

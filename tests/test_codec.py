@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from inkwash.codec import Clean, Latent, Pixels
+from inkwash.codec import Latent, Pixels
 from inkwash.core import noise
+from inkwash.core.level import Clean
 from inkwash.io.folder import load_part
 
 IMAGES = (noise.uniform((3, 3, 32, 48), 0, 0, 0, "images") * 256).to(torch.uint8)
@@ -40,14 +41,14 @@ def test_encode_refuses_what_is_not_uint8() -> None:
 
 
 def test_L3_stored_statistics_give_unit_variance_and_are_undone_by_decode(vae: torch.nn.Module) -> None:
-    z = Latent(vae, [0.0] * 4, [1.0] * 4, 4).encode(IMAGES).x0
+    z = Latent(vae, [0.0] * 4, [1.0] * 4, 4).encode(IMAGES).x
     mean, std = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
     codec = Latent(vae, mean.tolist(), std.tolist(), 4)
     clean = codec.encode(IMAGES)
-    assert clean.x0.dtype == torch.float32
-    assert clean.x0.shape == (3, *codec.shape(48, 32)) == (3, 4, 8, 12)
-    assert float(clean.x0.mean(dim=(0, 2, 3)).abs().max()) < 1e-4
-    assert float((clean.x0.std(dim=(0, 2, 3)) - 1).abs().max()) < 1e-4
+    assert clean.x.dtype == torch.float32
+    assert clean.x.shape == (3, *codec.shape(48, 32)) == (3, 4, 8, 12)
+    assert float(clean.x.mean(dim=(0, 2, 3)).abs().max()) < 1e-4
+    assert float((clean.x.std(dim=(0, 2, 3)) - 1).abs().max()) < 1e-4
     plain = vae.decode(z).detach().add(1).mul(127.5).round().clamp(0, 255)
     assert float((codec.decode(clean).float() - plain).abs().max()) <= 1
 
@@ -58,8 +59,8 @@ def test_an_image_has_the_same_latents_and_bytes_in_any_company(tiny_model: Path
     together = codec.encode(IMAGES)
     back = codec.decode(together)
     for i in range(3):
-        assert torch.equal(codec.encode(IMAGES[i : i + 1]).x0[0], together.x0[i])
-        assert torch.equal(codec.decode(Clean(together.x0[i : i + 1]))[0], back[i])
+        assert torch.equal(codec.encode(IMAGES[i : i + 1]).x[0], together.x[i])
+        assert torch.equal(codec.decode(Clean(together.x[i : i + 1]))[0], back[i])
 
 
 def test_tiles_cover_the_image_and_memory_is_that_of_one_tile(vae: torch.nn.Module) -> None:

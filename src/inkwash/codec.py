@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from inkwash.core.level import Clean
 from inkwash.nn.vae import Autoencoder
-
-
-class Clean(NamedTuple):
-    """Samples without noise, in model space."""
-
-    x0: Tensor  # (B, C, h, w) float32
 
 
 class Codec(nn.Module, ABC):
@@ -56,8 +50,8 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def _clean(value: object) -> Tensor:
     if not isinstance(value, Clean):
-        raise TypeError(f"only clean latents can be decoded, got {type(value).__name__}; wrap the end of sampling in Clean(x0)")
-    return value.x0
+        raise TypeError(f"only clean latents can be decoded, got {type(value).__name__}; wrap the end of sampling in Clean(x)")
+    return value.x
 
 
 class Pixels(Codec):

@@ -20,27 +20,27 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from inkwash.codec import Clean, Codec, Latent, Pixels
+from inkwash.codec import Codec, Latent, Pixels
+from inkwash.companion import Classifier, class_of, load_classifier, require_same_space
 from inkwash.cond import Cond
 from inkwash.condition import Conditioner, NoConditioner, TextConditioner
 from inkwash.core.coordinate import Coordinate
-from inkwash.core.level import Gauge, Level
+from inkwash.core.level import Clean, Gauge, Level
 from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
 from inkwash.core.spacing import Spacing
 from inkwash.denoiser import Denoiser
 from inkwash.device import compute_dtype, parse_device
 from inkwash.errors import CheckpointError, InkwashWarning, UsageError
-from inkwash.guide import CFG, Distilled, Guidance, NoGuidance, evaluate
+from inkwash.guide import CFG, ClassifierGuidance, Distilled, Guidance, NoGuidance, evaluate
 from inkwash.io.durable import new_folder
-from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, save_info, save_part, save_tokenizer
+from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, part_folder, part_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo, find_model
 from inkwash.output import Image, Output, deliver, notes, seeds_for
 from inkwash.request import Request, check_guidance, check_int, sampler_and_spacing
 from inkwash.sample import Program, Progress, Sampler, prior, run
 from inkwash.value import parse
 
-CONDITIONS = ("cond", "negative", "null")
 StepCallback = Callable[[Progress], None]
 
 
@@ -49,36 +49,56 @@ class Pipeline:
 
     micro_batch = 2                                        # rows of a network call: guidance has two branches
 
-    def __init__(self, denoiser: Denoiser, codec: Codec, conditioner: Conditioner, info: ModelInfo, source: Path | None = None) -> None:
+    def __init__(self, denoiser: Denoiser, codec: Codec, conditioner: Conditioner, info: ModelInfo, source: Path | None = None, *,
+                 weak: Denoiser | None = None, classifier: Classifier | None = None) -> None:
         self.denoiser = denoiser
         self.codec = codec.eval()
         self.conditioner = conditioner.eval()
         self.info = info
         self.source = source
+        self.weak = weak
+        self.classifier = classifier
+        self.companions: dict[str, str] = {}
         self.schedule = parse(info.process, Schedule)  # type: ignore[type-abstract]
         self.device = torch.device("cpu")
         self._progress: dict[str, Any] = {}
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Self:
+    def from_pretrained(cls, model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
+                        weak: str | Path | None = None, classifier: str | Path | None = None) -> Self:
         """The model in a folder or of an embedded name. `dtype` is what the networks compute in, by default the fastest that is safe.
 
-        Raises CheckpointError: `model_not_found`, `model_damaged`, `ckpt_corrupt`, `model_too_new`.
+        `weak` is a model folder whose denoiser AutoGuidance compares with, `classifier` the folder of a finished classifier run for
+        ClassifierGuidance. Raises CheckpointError: `model_not_found`, `model_damaged`, `ckpt_corrupt`, `model_too_new`, `wrong_companion`.
         """
         folder = find_model(model)
         info = load_info(folder)
+        denoiser = cls._denoiser(folder, info)
+        codec: Codec = Pixels()
+        if info.codec == "latent":
+            codec = Latent(load_part(folder, "vae"), info.mean, info.std, info.factor)  # type: ignore[arg-type]
+        conditioner: Conditioner = NoConditioner()
+        if info.conditioning == "text":
+            conditioner = TextConditioner(load_tokenizer(folder, info.length), load_part(folder, "text_encoder"),
+                                          load_part(folder, "conditioner"), vocabulary=info.vocabulary)  # type: ignore[arg-type]
+        other = None
+        if weak is not None:
+            require_same_space(find_model(weak), folder)
+            other = cls._denoiser(find_model(weak), load_info(find_model(weak))).eval()
+        judge = load_classifier(classifier, folder) if classifier is not None else None
+        pipe = cls(denoiser.eval(), codec, conditioner, info, folder, weak=other, classifier=judge).to(device, dtype)
+        pipe.companions = {**({"weak": model_hash(find_model(weak))} if weak is not None else {}),
+                           **({"classifier": part_hash(part_folder(classifier, "classifier"), "classifier")} if classifier is not None else {})}
+        return pipe
+
+    @staticmethod
+    def _denoiser(folder: Path, info: ModelInfo) -> Denoiser:
         try:
             prediction, gauge = parse(info.prediction, Prediction), Gauge(info.gauge)  # type: ignore[type-abstract]
             coordinate = parse(info.coordinate, Coordinate) if info.coordinate else None  # type: ignore[type-abstract]
         except (UsageError, ValueError) as error:
             raise CheckpointError("model_damaged", f'"{folder / INFO}": {error}; restore the file') from None
-        denoiser = Denoiser(load_part(folder, info.network), prediction, gauge, sigma_data=info.sigma_data, coordinate=coordinate)
-        codec: Codec = Latent(load_part(folder, "vae"), info.mean, info.std, info.factor) if info.codec == "latent" else Pixels()  # type: ignore[arg-type]
-        conditioner: Conditioner = NoConditioner()
-        if info.conditioning == "text":
-            conditioner = TextConditioner(load_tokenizer(folder, info.length), load_part(folder, "text_encoder"),
-                                          load_part(folder, "conditioner"), vocabulary=info.vocabulary)  # type: ignore[arg-type]
-        return cls(denoiser.eval(), codec, conditioner, info, folder).to(device, dtype)
+        return Denoiser(load_part(folder, info.network), prediction, gauge, sigma_data=info.sigma_data, coordinate=coordinate)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced."""
@@ -100,7 +120,11 @@ class Pipeline:
         """Moves the model; the networks get `dtype`, or what computes fastest there. Raises UsageError `bad_device`."""
         self.device = parse_device(device)
         self.dtype = dtype or compute_dtype(self.device)
-        _place(self.denoiser.network, self.device, self.dtype)
+        for denoiser in (self.denoiser, self.weak):
+            if denoiser is not None:
+                _place(denoiser.network, self.device, self.dtype)
+        if self.classifier is not None:
+            self.classifier.network.to(self.device)        # stays float32: its gradient would lose too much
         self.codec.to(self.device)
         if isinstance(self.codec, Latent):
             _place(self.codec.vae, self.device, self.dtype)
@@ -132,8 +156,13 @@ class Pipeline:
 
     @property
     def models(self) -> dict[str, Callable[[Tensor, Level, Cond], Tensor]]:
-        """The denoisers that a guidance may name."""
-        return {"main": self.denoiser}
+        """What a guidance may name: the denoiser, a weaker one, and the shift of a classifier."""
+        found: dict[str, Callable[[Tensor, Level, Cond], Tensor]] = {"main": self.denoiser}
+        if self.weak is not None:
+            found["weak"] = self.weak
+        if self.classifier is not None:
+            found["classifier"] = self.classifier.shift
+        return found
 
     @property
     def distilled(self) -> bool:
@@ -148,8 +177,8 @@ class Pipeline:
         if isinstance(request.guidance, str):
             found = parse(request.guidance, Guidance)  # type: ignore[type-abstract]
             if self.distilled != isinstance(found, Distilled):
-                raise UsageError("bad_guidance", f"guidance is distilled into {self.info.name}; give a scale, or Distilled(scale)" if self.distilled else
-                                 f"guidance is not distilled into {self.info.name}; give a scale, or CFG(scale)")
+                state, name = ("is", "Distilled") if self.distilled else ("is not", "CFG")
+                raise UsageError("bad_guidance", f"guidance {state} distilled into {self.info.name}; give a scale, or {name}(scale)")
             if request.negative and getattr(found, "against", None) == "null":
                 found = dataclasses.replace(found, against="negative")  # type: ignore[type-var]
         elif self.distilled:
@@ -177,6 +206,7 @@ class Pipeline:
         guidances = [self.guidance(request) for request in requests]
         for program, guidance in zip(programs, guidances):
             self._require_branches(program, guidance)
+        self._require_classes(requests, guidances)
         done: list[Image | None] = [None] * len(requests)
         groups: dict[tuple[int, int], list[int]] = {}
         for i, request in enumerate(requests):
@@ -215,11 +245,20 @@ class Pipeline:
 
     def _require_branches(self, program: Program, guidance: Guidance) -> None:
         """Raises UsageError `unknown_branch` when the guidance will ask for a model or a condition that is not there."""
+        conditions = ("cond", "negative", "null", *(("label",) if self.classifier is not None else ()))
         levels = Level(program.plan.alpha[:-1], program.plan.sigma[:-1])
         for branch in {branch for lam in levels.lam.tolist() for branch in guidance.branches(lam)}:
-            for name, known, kind in ((branch.model, tuple(self.models), "model"), (branch.cond, CONDITIONS, "condition")):
+            for name, known, kind in ((branch.model, tuple(self.models), "model"), (branch.cond, conditions, "condition")):
                 if name not in known:
-                    raise UsageError("unknown_branch", f"guidance {guidance!r} asks for the {kind} {name!r}; there are {', '.join(known)}")
+                    raise UsageError("unknown_branch", f"guidance {guidance!r} asks for the {kind} {name!r}; there are {', '.join(known)}; "
+                                                       "a weaker model is named by weak=, a classifier by classifier=")
+
+    def _require_classes(self, requests: Sequence[Request], guidances: Sequence[Guidance]) -> None:
+        """Raises UsageError `no_class` when a classifier shall guide towards a class that the prompt does not name."""
+        for request, guidance in zip(requests, guidances):
+            if self.classifier is not None and isinstance(guidance, ClassifierGuidance) and class_of(request.prompt, self.classifier.classes) is None:
+                raise UsageError("no_class", f"the prompt {request.prompt[:60]!r} must name exactly one class of the classifier: "
+                                             f"{', '.join(self.classifier.classes)}")
 
     def _rows(self, shape: torch.Size, pending: int) -> int:
         """Rows of a network call: the most that `row_sizes` allows without much filling up."""
@@ -231,9 +270,13 @@ class Pipeline:
         texts = list(dict.fromkeys(text for request in requests for text in (request.prompt, request.negative)))
         known = self.conditioner(texts).to(self.device)
         where = {text: i for i, text in enumerate(texts)}
-        return {"cond": known.take([where[request.prompt] for request in requests]),
-                "negative": known.take([where[request.negative] for request in requests]),
-                "null": self.conditioner.null(len(requests)).to(self.device)}
+        found = {"cond": known.take([where[request.prompt] for request in requests]),
+                 "negative": known.take([where[request.negative] for request in requests]),
+                 "null": self.conditioner.null(len(requests)).to(self.device)}
+        if self.classifier is not None:                    # 0 stands in where no guidance will read it: `_require_branches` sees to that
+            labels = [class_of(request.prompt, self.classifier.classes) or 0 for request in requests]
+            found["label"] = Cond({"label": torch.tensor(labels, device=self.device)})
+        return found
 
     def __call__(self, prompt: str | Sequence[str], negative_prompt: str | None = None, num_inference_steps: int | None = None,
                  guidance_scale: float | str | Guidance | None = None, height: int | None = None, width: int | None = None,

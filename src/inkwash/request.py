@@ -111,7 +111,8 @@ def sampler_and_spacing(sampler: str | None, spacing: str | None, usual_sampler:
     """What is asked for, labels of other programs ("DPM++ 2M Karras") included, or what is usual. Raises UsageError `two_spacings`."""
     name, ending = read_label(sampler) if sampler else (usual_sampler, None)
     if ending is not None and spacing and spacing != ending:
-        raise UsageError("two_spacings", f"the sampler {sampler!r} already names the spacing {ending}, and {spacing!r} is asked for too; leave one out")
+        raise UsageError("two_spacings", f"the sampler {sampler!r} already names the spacing {ending}; "
+                                         f"{spacing!r} is asked for too; leave one out")
     return name, ending or spacing or usual_spacing
 
 

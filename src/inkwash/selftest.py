@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inkwash.codec import Clean
 from inkwash.cond import Cond
 from inkwash.core import noise
-from inkwash.core.level import Level
+from inkwash.core.level import Clean, Level
 
 if TYPE_CHECKING:
     from inkwash.pipeline import Pipeline

@@ -73,7 +73,7 @@ def requests(count: int) -> tuple[Tensor, Level, dict[str, Cond]]:
     x = torch.randn(count, 4, 8, 8, generator=generator)
     level = Gauge.VP.split(torch.linspace(-3, 3, count, dtype=torch.float64))
     label = torch.randint(0, CLASSES, (count,), generator=generator)
-    return x, level, {"cond": Cond({"label": label}), "null": Cond({"label": torch.full_like(label, CLASSES)}),
+    return x, level, {"cond": Cond({"label": label}), "label": Cond({"label": label}), "null": Cond({"label": torch.full_like(label, CLASSES)}),
                       "negative": Cond({"label": (label + 1) % CLASSES})}
 
 
@@ -177,7 +177,7 @@ def test_nothing_is_evaluated_for_nobody(models: dict[str, Denoiser | Classifier
 
 def test_what_is_missing_is_named(models: dict[str, Denoiser | ClassifierShift]) -> None:
     x, level, conds = requests(2)
-    with pytest.raises(UsageError, match=r"condition 'absent'.*cond, null, negative"):
+    with pytest.raises(UsageError, match=r"condition 'absent'.*cond, label, null, negative"):
         evaluate(models, x, level, [CFG(2.0, against="absent")] * 2, conds)
     with pytest.raises(UsageError, match=r"model 'absent'.*main, weak, classifier"):
         evaluate(models, x, level, [AutoGuidance(weak="absent")] * 2, conds)

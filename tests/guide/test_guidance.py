@@ -75,7 +75,7 @@ def sample(count: int = 41, gauge: Gauge = Gauge.VP) -> tuple[Tensor, Level, dic
     level = gauge.split(torch.linspace(-4, 4, count, dtype=torch.float64))
     x0, label = MIXTURE.sample_labelled(count, generator)
     x = level.mix(x0, torch.randn(count, D, generator=generator, dtype=torch.float64))
-    return x, level, {"cond": labels(label), "null": labels(torch.full_like(label, -1)), "negative": labels((label + 1) % 3)}
+    return x, level, {"cond": labels(label), "label": labels(label), "null": labels(torch.full_like(label, -1)), "negative": labels((label + 1) % 3)}
 
 
 def guided(guidance: Guidance, x: Tensor, level: Level, conds: dict[str, Cond]) -> Tensor:
@@ -143,7 +143,7 @@ def test_classifier_works_in_inference_mode_and_leaves_no_graph() -> None:
 
 
 def test_classifier_is_refused_without_signal_unless_the_interval_excludes_it() -> None:
-    conds = {name: labels(torch.zeros(1, dtype=torch.long)) for name in ("cond", "null")}
+    conds = {name: labels(torch.zeros(1, dtype=torch.long)) for name in ("cond", "label", "null")}
     level = Straight()(torch.tensor([1.0]))
     x = torch.ones(1, D, dtype=torch.float64)
     with pytest.raises(UsageError, match="Interval"):

@@ -24,7 +24,8 @@ MAX_IMAGES = 10_000
 def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None, model: str = "mini",
              steps: str | None = None, sampler: str | None = None, spacing: str | None = None, guidance: str | None = None,
              negative: str | None = None, seed: str | None = None, num: Annotated[str, Parameter(name=["--num", "-n"])] = "1",
-             size: str | None = None, device: str = "auto", json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+             size: str | None = None, device: str = "auto", weak: str | None = None, classifier: str | None = None,
+             json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
              quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make pictures from a sentence.
 
@@ -56,6 +57,10 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
         SIDE or WIDTHxHEIGHT in pixels.
     device
         cpu, cuda, cuda:1, mps or auto.
+    weak
+        A weaker model of the same parts, for --guidance AutoGuidance(scale=2).
+    classifier
+        The folder of a finished classifier run, for --guidance "ClassifierGuidance(scale=2, interval=Interval(0, 80))".
     json
         Print one JSON object per picture.
     quiet
@@ -68,7 +73,7 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
     requests = repeated(first_request(prompt, options, info), number)
     names = Names(out)
     names.prepare()
-    pipeline = load(folder, device)
+    pipeline = load(folder, device, weak, classifier)
     told: set[str] = set()
     for image in produce(pipeline, requests, quiet):
         path, pixel_hash = save(image, pipeline, names)

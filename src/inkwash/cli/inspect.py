@@ -69,7 +69,7 @@ def flops(pipeline: Pipeline) -> dict[str, int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from inkwash.codec import Clean
+    from inkwash.core.level import Clean
 
     shape = pipeline.codec.shape(*pipeline.info.sizes.default)
     x = torch.zeros(1, *shape, device=pipeline.device)

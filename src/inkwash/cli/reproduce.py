@@ -17,7 +17,9 @@ from inkwash.request import Request
 
 
 def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None, model: str | None = None,
-              device: str = "auto", json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+
+             device: str = "auto", weak: str | None = None, classifier: str | None = None,
+             json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
               quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make the picture of a PNG again and compare the pixels.
 
@@ -33,6 +35,10 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
         Where the model is, when it is not an embedded one.
     device
         cpu, cuda, cuda:1, mps or auto.
+    weak
+        A weaker model of the same parts, for --guidance AutoGuidance(scale=2).
+    classifier
+        The folder of a finished classifier run, for --guidance "ClassifierGuidance(scale=2, interval=Interval(0, 80))".
     json
         Print one JSON object.
     quiet
@@ -48,7 +54,10 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
                                                f'but "{folder.name}" here is {found[:10]}; give the right one by --model')
     if out is not None:
         Names(out).prepare()
-    pipeline = load(folder, device)
+    pipeline = load(folder, device, weak, classifier)
+    if pipeline.companions != stored.get("companions", {}):
+        raise CheckpointError("model_differs", f'"{file}" was guided by other companions: {stored.get("companions") or "none"}; name the same ones '
+                                               "by --weak and --classifier")
     [image] = produce(pipeline, [request], quiet)
     from inkwash.output import to_pil
 

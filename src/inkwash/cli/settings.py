@@ -76,11 +76,11 @@ def _random_seed() -> int:
     return secrets.randbelow(2**32)
 
 
-def load(folder: Path, device: str) -> Pipeline:
-    """The model, ready to run."""
+def load(folder: Path, device: str, weak: str | None = None, classifier: str | None = None) -> Pipeline:
+    """The model, ready to run, with its companions for guidance."""
     from inkwash.pipeline import Pipeline
 
-    return Pipeline.from_pretrained(folder, device=device)
+    return Pipeline.from_pretrained(folder, device=device, weak=weak, classifier=classifier)
 
 
 def produce(pipeline: Pipeline, requests: list[Request], quiet: bool) -> Iterator[Image]:
@@ -130,7 +130,7 @@ def record(image: Image, pipeline: Pipeline, pixel_hash: str) -> dict[str, Any]:
     """All that it takes to make the picture again, and how to tell that it is the same."""
     import torch
 
-    return {"format": 1, "version": __version__, "model": pipeline.info.name, "model_hash": pipeline.hash,
+    return {"format": 1, "version": __version__, "model": pipeline.info.name, "model_hash": pipeline.hash, "companions": pipeline.companions,
             "request": dataclasses.asdict(image.request), "nfe": image.nfe, "pixel_sha256": pixel_hash, "determinism": pipeline.determinism,
             "device": pipeline.device.type, "dtype": str(pipeline.dtype).removeprefix("torch."), "torch": torch.__version__,
             "warnings": list(image.warnings)}

@@ -55,6 +55,12 @@ class Level(NamedTuple):
         return Level(self.alpha[index], self.sigma[index])
 
 
+class Clean(NamedTuple):
+    """Samples without noise, in model space: the only kind that may be decoded. An encoder or the end of sampling makes one."""
+
+    x: Tensor                                              # (...) one sample or (B, ...)
+
+
 class Gauge(Enum):
     """How lam splits into (alpha, sigma)."""
 

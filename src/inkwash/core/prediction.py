@@ -5,7 +5,7 @@ Together with x = alpha * x0 + sigma * eps this is a 2x2 system, whose solution 
     x0 = (b x - sigma y) / (alpha b - sigma a),      d x0 / d y = -sigma / (alpha b - sigma a)  (the gain)
 
 An error in y is multiplied by the gain: for eps it is sigma / alpha, 157 at the end of the linear schedule; for v it never exceeds 1.
-Where the determinant vanishes (eps or score at pure noise, x0 and score at none) the prediction says nothing about x0, or is infinite, and is refused.
+Where the determinant vanishes (eps or score at pure noise) the prediction says nothing about x0, or is infinite, and is refused.
 Sources: Ho et al. 2020 (2006.11239); Salimans & Ho 2022 (2202.00512); Song et al. 2021 (2011.13456); Karras et al. 2022 (2206.00364).
 """
 

@@ -48,7 +48,7 @@ class ClassifierShift:
 
 @dataclass(frozen=True, repr=False)
 class ClassifierGuidance(Guidance):
-    """x0(base) + scale(lam) * shift(cond): the model `main` on the condition `base`, and the model `classifier` on "cond".
+    """x0(base) + scale(lam) * shift(cond): the model `main` on the condition `base`, and the model `classifier` on the condition `target`.
 
     `base="cond"` guides a conditional model on top. A classifier's call counts as one evaluation.
     """
@@ -59,6 +59,7 @@ class ClassifierGuidance(Guidance):
     strength: Strength = FULL
     base: str = "null"
     classifier: str = "classifier"
+    target: str = "label"
 
     def __post_init__(self) -> None:
         number(self, "scale")
@@ -67,4 +68,4 @@ class ClassifierGuidance(Guidance):
         inside = self.interval is None or lam in self.interval
         scale = self.scale * self.strength(lam) if inside else 0.0
         own = Branch("main", self.base, 1.0)
-        return (own, Branch(self.classifier, "cond", scale)) if scale != 0.0 else (own,)
+        return (own, Branch(self.classifier, self.target, scale)) if scale != 0.0 else (own,)

@@ -92,6 +92,20 @@ def part_config(folder: Path, name: str) -> NetworkConfig:
         raise CheckpointError("model_damaged", f'"{path}": cannot build the part: {error}; restore the file') from None
 
 
+def part_folder(path: str | Path, part: str) -> Path:
+    """The folder that holds `part`: `path` itself, or `path`/model when `path` is the folder of a run. Raises CheckpointError `no_part`."""
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / part / "config.json").is_file():
+            return folder
+    raise CheckpointError("no_part", f'"{path}" has no finished {part}; give the --out folder of a finished run, or a model folder')
+
+
+def part_hash(folder: Path, part: str) -> str:
+    """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part."""
+    tensors = [entry["tensors"] for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
+    return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest() if tensors else ""
+
+
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Writes tokenizer/tokenizer.json; the length is part of ModelInfo."""
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)

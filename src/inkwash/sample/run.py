@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from inkwash.core import noise
-from inkwash.core.level import Level
+from inkwash.core.level import Clean, Level
 from inkwash.errors import UsageError
 from inkwash.sample.kernel import State, advance
 from inkwash.sample.plan import Plan
 
 Denoise = Callable[[Tensor, Level, Tensor], Tensor]
 """(x (n, ...), level (n,), index (n,) long) -> E[x0 | x] (n, ...); index says which programs the samples belong to."""
-
-
-class Clean(NamedTuple):
-    """A sample without noise: the only kind that may be decoded into an image."""
-
-    x: Tensor                                              # (...) one sample
 
 
 class Program(NamedTuple):
