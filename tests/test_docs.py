@@ -39,7 +39,7 @@ for name in sys.argv[2:]:
         try:
             exec(compile(code.replace('"mini"', repr(model)), f"{name}, block {number}", "exec"), space)
         except BaseException:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.stdout)
             failed = True
             break
 sys.exit(failed)
@@ -66,7 +66,7 @@ def test_python_blocks_run(tiny_model: Path, tmp_path: Path) -> None:
     found = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-c", RUNNER, str(tiny_model), *pages], cwd=work, capture_output=True, text=True, check=False,
                           env={**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
 
 
 @pytest.mark.parametrize(("page", "command"), [(page.name, command) for page in PAGES for command in commands(page)])
