@@ -146,7 +146,8 @@ class DenoiserRun(RunConfig):
 
     `text_network`, a TextEncoderConfig, is trained along with the denoiser instead of `text`, with a BPE of at most `vocab` tokens.
 
-    `drop` is the share of conditions replaced by the null token; `sigma_data` the standard deviation of the data in model space.
+    `drop` is the share of conditions replaced by the null token; `sigma_data` the standard deviation of the data in model space; `card` what
+    the model folder tells people, such as licence, credits and intended use.
     """
 
     task: Literal["denoiser"]
@@ -161,6 +162,7 @@ class DenoiserRun(RunConfig):
     text: Path | None = None
     text_network: NetworkText | None = None
     vocab: Annotated[int, Field(ge=259)] = 1024
+    card: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _one_text(self) -> DenoiserRun:
@@ -182,6 +184,11 @@ class ClassifierRun(RunConfig):
 
 _TASKS: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderRun, "contrastive": ContrastiveRun, "denoiser": DenoiserRun,
                                       "classifier": ClassifierRun}
+
+
+def add_kind(task: str, kind: type[RunConfig]) -> None:
+    """Lets recipes say `task: task`."""
+    _TASKS[task] = kind
 
 
 def recipe_folder() -> Path:

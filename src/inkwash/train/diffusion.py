@@ -168,7 +168,8 @@ class DenoiserTask:
             length=self.conditioner.tokenizer.length if isinstance(self.conditioner, TextConditioner) else 0,
             sizes=Sizes((size, size), max(multiple, size // 2 // multiple * multiple), 2 * size, multiple),
             defaults=Defaults(config.sample.steps, config.sample.sampler, config.sample.spacing, config.sample.guidance),
-            card={"data": list(self.setting.names), "images": len(self.features.loader.base), "steps": config.steps, "batch": config.batch},
+            card={**config.card, "data": list(self.setting.names), "images": len(self.features.loader.base), "steps": config.steps,
+                  "batch": config.batch},
             vocabulary=count_words(self.features.captions()) if text else {})
 
     @property

@@ -19,7 +19,7 @@ from inkwash.data.source import open_source
 from inkwash.errors import BusyError, UsageError
 from inkwash.io.durable import new_folder, write_text
 from inkwash.train import checkpoint
-from inkwash.train.config import RunConfig, validate
+from inkwash.train.config import RunConfig, add_kind, validate
 from inkwash.train.distributed import Group
 from inkwash.train.heldout import hold_out
 from inkwash.train.log import Log
@@ -35,9 +35,12 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-FREE = {"name", "steps", "accumulate", "precision", "compile", "parallel", "export_dtype", "log_every", "checkpoint_every", "keep",
+FREE = {"name", "card", "steps", "accumulate", "precision", "compile", "parallel", "export_dtype", "log_every", "checkpoint_every", "keep",
         "validate_every", "sample"}
 CONFIG, MODEL = "config.json", "model"
+
+
+_added: dict[str, Callable[[Any, Setting], Task]] = {}
 
 
 def build_task(config: RunConfig, setting: Setting) -> Task:
@@ -49,7 +52,13 @@ def build_task(config: RunConfig, setting: Setting) -> Task:
 
     makers: dict[str, Callable[[Any, Setting], Task]] = {
         "autoencoder": AutoencoderTask, "contrastive": ContrastiveTask, "denoiser": DenoiserTask, "classifier": ClassifierTask}
-    return makers[config.task](config, setting)
+    return {**makers, **_added}[config.task](config, setting)
+
+
+def register_task(task: str, kind: type[RunConfig], maker: Callable[[Any, Setting], Task]) -> None:
+    """Adds a kind of task that stands above this part, as distillation does: `maker(config, setting)` builds it from a config of `kind`."""
+    add_kind(task, kind)
+    _added[task] = maker
 
 
 def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: Path | None = None, accept_changes: bool = False,
