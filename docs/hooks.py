@@ -2,13 +2,15 @@
 
 A line `{{ registry KIND }}` becomes a table of everything registered of that kind: name, value, order where there is one, source.
 `{{ errors }}` becomes the table of exit codes, `{{ recipes }}` the shipped recipes, `{{ settings CLASS }}` the keys of a part of a recipe,
-`{{ model NAME }}` the facts of an embedded model.
+`{{ tasks }}` those of every task, `{{ model NAME }}` the facts of an embedded model.
 The source of a part is what its docstring cites; where it cites nothing, the papers whose row in the bibliography names it.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 import types
 import typing
@@ -122,8 +124,17 @@ def error_table() -> str:
     return "\n".join([_row(["exit code", "exception", "meaning"]), _row(["---"] * 3), *map(_row, rows)])
 
 
+def register_tasks() -> None:
+    """Imports the tasks that stand above `train` and add themselves to it."""
+    import inkwash.distill
+
+    for item in pkgutil.iter_modules(inkwash.distill.__path__):
+        importlib.import_module(f"inkwash.distill.{item.name}")
+
+
 def recipe_table() -> str:
     """The recipes that ship with the package."""
+    register_tasks()
     from inkwash.train.config import read_recipe, recipe_folder, recipe_names
 
     lines = [_row(["recipe", "task", "steps", "batch", "what it trains"]), _row(["---"] * 5)]
@@ -138,7 +149,7 @@ def settings_table(name: str) -> str:
     """The keys of one part of a recipe, with type, limits and default; those that every run has are left out of the tasks."""
     import inkwash.train.config as config
 
-    cls = getattr(config, name)
+    cls = getattr(config, name, None) or next(kind for kind in config.RunConfig.__subclasses__() if kind.__name__ == name)
     common = config.RunConfig.model_fields if issubclass(cls, config.RunConfig) and cls is not config.RunConfig else {}
     lines = [_row(["key", "kind", "default"]), _row(["---"] * 3)]
     for key, field in cls.model_fields.items():
@@ -147,6 +158,15 @@ def settings_table(name: str) -> str:
         kind = _kind(field.annotation, field.metadata)
         lines.append(_row([f"`{key}`", _cell(kind), "required" if field.is_required() else f"`{field.default!r}`"]))
     return "\n".join(lines)
+
+
+def tasks_text() -> str:
+    """A section for each task: what its docstring says, and the keys that only it has."""
+    import inkwash.train.config as config
+
+    register_tasks()
+    found = {typing.get_args(cls.model_fields["task"].annotation)[0]: cls for cls in config.RunConfig.__subclasses__()}
+    return "\n\n".join(f"### task: {task}\n\n{inspect.getdoc(cls)}\n\n{settings_table(cls.__name__)}" for task, cls in sorted(found.items()))
 
 
 def _kind(hint: Any, about: Any = ()) -> str:
@@ -162,7 +182,10 @@ def _kind(hint: Any, about: Any = ()) -> str:
         return f"list of {_kind(parts[0])}s" if parts[1:] == (...,) else f"{len(parts)} of: {_kind(parts[0])}"
     if origin in (Union, types.UnionType):
         return ", or ".join(map(_kind, parts))
-    name = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "folder", type(None): "nothing"}[hint]
+    if origin is dict:
+        return f"mapping of {_kind(parts[0])} to {_kind(parts[1])}"
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "folder", type(None): "nothing"}
+    name = names.get(hint, str(hint))
     limits = [f"{sign} {getattr(item, word)}" for item in about for word, sign in (("gt", ">"), ("ge", ">="), ("le", "<=")) if hasattr(item, word)]
     return " ".join([name, *limits])
 
@@ -200,5 +223,5 @@ def _row(cells: Any) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-MARKS: dict[str, Callable[..., str]] = {"registry": registry_table, "errors": error_table, "recipes": recipe_table, "settings": settings_table,
-                                       "model": model_table}
+MARKS: dict[str, Callable[..., str]] = {
+    "registry": registry_table, "errors": error_table, "recipes": recipe_table, "settings": settings_table, "tasks": tasks_text, "model": model_table}
