@@ -57,6 +57,9 @@ trajectory, which a denoiser does not.
 Frechet distance:
 
 {quality(result['quality'], 'frechet')}
+Share of samples further than 4 deviations from every mode, {exact['astray']} of exact samples: what falls between the modes.
+
+{quality(result['quality'], 'astray')}
 Sliced Wasserstein distance:
 
 {quality(result['quality'], 'sliced')}

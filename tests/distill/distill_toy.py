@@ -70,5 +70,8 @@ class Draws:
     def key(self, index: int) -> str:
         return str(index)
 
+    def summary(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass

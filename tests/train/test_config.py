@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tiny_runs import TOY, run, toy
 
+import inkwash.recipes  # noqa: F401 - recipes name tasks of distill too
 from inkwash.errors import UsageError
 from inkwash.train.config import read_recipe, recipe_folder, recipe_names, validate
 
@@ -27,7 +28,7 @@ def test_shipped_recipes_are_valid_and_written_out_in_full_they_are_the_same(nam
     ({"prediction": "W()"}, "mine.yaml: prediction: no prediction is called 'W'"),
     ({"network": "UNetConfig(width=3)"}, "mine.yaml: network: UNetConfig has no field 'width'"),
     ({"process": "UNetConfig()"}, "mine.yaml: process: no schedule is called 'UNetConfig'"),
-    ({"task": "paint"}, "mine.yaml: task: must be one of autoencoder, contrastive, denoiser, classifier, got 'paint'"),
+    ({"task": "paint"}, "mine.yaml: task: must be one of autoencoder, contrastive, denoiser, classifier, guidance, got 'paint'"),
     ({"accumulate": 3}, "mine.yaml: recipe: batch 4 must be a multiple of accumulate 3"),
     ({"optimizer": {"lr": float("nan")}}, "mine.yaml: optimizer.lr: Input should be"),
 ])

@@ -53,6 +53,8 @@ class Data(Protocol):
 
     def key(self, index: int) -> str: ...
 
+    def summary(self) -> str: ...
+
     def close(self) -> None: ...
 
 
@@ -93,12 +95,12 @@ def student_of(network: nn.Module) -> nn.Module:
 class GuidanceTask:
     """Trains `student` to be `teacher` at every scale in `scales`, for the loop of `train`.
 
-    `export` hands the finished student's network to `write(folder, dtype)`, which makes the model folder.
+    `write(folder, dtype)` makes the model folder of the finished student, `draw(path)` a sample sheet.
     """
 
     def __init__(self, student: Denoiser, teacher: Guided, process: Schedule, data: Data, *, scales: tuple[float, float] = SCALES,
                  levels: Levels | None = None, weighting: Weighting | None = None,
-                 write: Callable[[Path, torch.dtype], None] | None = None) -> None:
+                 write: Callable[[Path, torch.dtype], None] | None = None, draw: Callable[[Path], bool] | None = None) -> None:
         low, high = scales
         if not 0 < low < high <= 100:
             raise UsageError("bad_value", f"scales are {scales!r}; expected (low, high) with 0 < low < high <= 100")
@@ -106,7 +108,7 @@ class GuidanceTask:
         self.levels, self.weighting = levels or UniformLevels(), weighting or SimpleWeight()
         self.roles: dict[str, nn.Module] = {ROLE: student.network}
         self.fingerprint = data.fingerprint
-        self.write = write
+        self.write, self.draw = write, draw
 
     def batch(self, micro_step: int) -> Examples:
         return Examples(*self.data.batch(micro_step))
@@ -146,7 +148,7 @@ class GuidanceTask:
         return {"relative_l2": relative_error(self.student, self.teacher, self.process, examples, self.scales), **shown}
 
     def sample(self, path: Path) -> bool:
-        return False
+        return self.draw is not None and self.draw(path)
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         """Raises UsageError `not_exportable` for a task that was made without `write`."""
@@ -155,7 +157,7 @@ class GuidanceTask:
         self.write(folder, dtype)
 
     def summary(self) -> str:
-        return ""
+        return self.data.summary()
 
     def close(self) -> None:
         self.data.close()
