@@ -44,7 +44,7 @@ train-demo: $(BIN)/.dev
 	@echo "the sheets of each stage: demo/samples"
 
 docs: $(BIN)/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: constraints.in $(BIN)/uv
 	$(BIN)/uv pip compile -q --python-version 3.11 --all-extras --group dev pyproject.toml -c constraints.in \

@@ -61,7 +61,7 @@ class Pipeline:
         self.companions: dict[str, str] = {}
         self.schedule = parse(info.process, Schedule)  # type: ignore[type-abstract]
         self.device = torch.device("cpu")
-        self._progress: dict[str, Any] = {}
+        self._progress: dict[str, Any] = {"disable": None}     # a bar on a terminal only
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
