@@ -26,7 +26,7 @@ from inkwash.value import Value
 
 
 class Branch(NamedTuple):
-    """One evaluation: `weight` * models[model](x, level, conds[cond]); a scale that is `told` is added to the condition as "guidance"."""
+    """One evaluation: `weight * models[model](x, level, conds[cond])`; a scale that is `told` is added to the condition as "guidance"."""
 
     model: str = "main"
     cond: str = "cond"
