@@ -59,9 +59,11 @@ def whole_process(runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(runs + 1):
             start = time.perf_counter()
-            command = [sys.executable, "-m", "inkwash.cli.main", "generate", PROMPT, "--quiet", "--seed", str(i), "-o", f"{folder}/{i}.png"]
-            subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+            file = Path(folder) / f"{i}.png"
+            subprocess.run([Path(sys.executable).parent / "inkwash", "generate", PROMPT, "--quiet", "--seed", str(i), "-o", file], check=True)
             times.append(time.perf_counter() - start)
+            if not file.is_file():
+                raise RuntimeError(f"inkwash generate made no {file.name}")
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {"seconds": median(times[1:]), "peak_memory_mib": round(peak_kib / 1024, 1)}
 
