@@ -58,7 +58,6 @@ def stranger_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mini() -> str:
-    """The embedded model, once it exists."""
-    if not (MODELS / "mini" / "inkwash.json").is_file():
-        pytest.skip("the embedded model has not been trained yet")
+    """The embedded model, which must be in the package."""
+    assert (MODELS / "mini" / "inkwash.json").is_file()
     return "mini"
