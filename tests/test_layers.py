@@ -27,13 +27,14 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"data"},
     "denoiser": MATHS | {"nn"},
 }
-HIGH = {"pipeline", "train", "distill", "evaluate", "serve", "recipes", "cli"}
+HIGH = {"pipeline", "train", "distill", "evaluate", "verify", "serve", "recipes", "cli"}
 NEVER: dict[str, set[str]] = {
     "codec": HIGH, "condition": HIGH, "io": HIGH,
-    "pipeline": {"train", "distill", "serve", "recipes", "cli"},
-    "train": {"sample", "pipeline", "distill", "serve", "recipes", "cli"},
-    "distill": {"serve", "recipes", "cli"},
-    "evaluate": {"train", "serve", "recipes", "cli"},
+    "pipeline": {"train", "distill", "verify", "serve", "recipes", "cli"},
+    "train": {"sample", "pipeline", "distill", "verify", "serve", "recipes", "cli"},
+    "distill": {"verify", "serve", "recipes", "cli"},
+    "evaluate": {"train", "verify", "serve", "recipes", "cli"},
+    "verify": {"train", "distill", "serve", "recipes", "cli"},
     "serve": {"train", "distill", "recipes", "cli"},
 }
 ALONE: dict[str, set[str]] = {  # third-party packages that the lowest parts may use

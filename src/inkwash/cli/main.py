@@ -30,6 +30,7 @@ COMMANDS = {
     "grid": ("inkwash.cli.grid:grid", "Make a labelled sheet over one or two settings."),
     "inspect": ("inkwash.cli.inspect:inspect", "Show what a model is made of and what it knows."),
     "list": ("inkwash.cli.list:list_", "List samplers, spacings, schedules, predictions, guidances, networks or models."),
+    "verify": ("inkwash.cli.verify:verify", "Check samplers and schedules against exact answers, ours or another library's, or a model."),
     "train": ("inkwash.cli.train:train", "Train a model by a recipe; the same command again resumes."),
     "data": ("inkwash.cli.data:app", "Check or make training data."),
 }

@@ -1,0 +1,53 @@
+"""`inkwash verify`: claims against data whose answer is known, for our own registry, another library or a model."""
+
+from __future__ import annotations
+
+import json as json_text
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from inkwash.errors import UsageError
+
+if TYPE_CHECKING:
+    from inkwash.verify import Report
+
+
+def verify(model: str | None = None, /, *, against: str | None = None, only: str | None = None,
+           explain: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+           json: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
+    """Check samplers, schedules, spacings, predictions, gauges and guidances, another library's schedulers, or a model.
+
+    Parameters
+    ----------
+    model
+        An embedded model or the folder of one, to check that; our own registry when left out.
+    against
+        Another library, to put its schedulers to the same tests: diffusers.
+    only
+        Check parts or claims with this name only, such as ddim or order.
+    explain
+        Say what every claim means.
+    json
+        Print one JSON object.
+    """
+    report = _report(model, against, only)
+    print(json_text.dumps(report.json(), ensure_ascii=False) if json else report.text(explain=explain))
+    report.require()
+    return 0
+
+
+def _report(model: str | None, against: str | None, only: str | None) -> Report:
+    if model is not None and against is not None:
+        raise UsageError("usage", "verify takes a model or --against, not both; run it twice")
+    if model is not None:
+        from inkwash.verify.model import report
+
+        return report(model, only)
+    if against is not None:
+        from inkwash.verify.against import compare
+
+        return compare(against, only)
+    from inkwash.verify.registry import conform
+
+    return conform(only)
