@@ -10,11 +10,11 @@ from tiny_runs import toy
 from torch import nn
 
 from inkwash.condition import Conditioner
+from inkwash.data.heldout import hold_out
 from inkwash.errors import DivergedError
 from inkwash.train.config import OptimizerConfig
 from inkwash.train.diffusion import DenoiserTask
 from inkwash.train.ema import Ema
-from inkwash.train.heldout import hold_out
 from inkwash.train.log import read_log
 from inkwash.train.optim import Optimizers, lr_factor, split
 from inkwash.train.run import replay, train

@@ -21,6 +21,7 @@ from inkwash.companion import class_of
 from inkwash.core.coordinate import Angle
 from inkwash.core.level import Gauge, rescale
 from inkwash.core.noise import generator
+from inkwash.data.heldout import Subset
 from inkwash.data.item import Source
 from inkwash.data.source import Mixture
 from inkwash.errors import DataError
@@ -29,7 +30,6 @@ from inkwash.io.tensors import add_text
 from inkwash.train.config import ClassifierRun
 from inkwash.train.diffusion import NUM_BINS, Examples
 from inkwash.train.features import Features, read_codec
-from inkwash.train.heldout import Subset
 from inkwash.train.setting import Setting
 from inkwash.train.task import Draw, Loss
 

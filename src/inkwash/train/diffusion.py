@@ -22,6 +22,7 @@ from inkwash.cond import Cond
 from inkwash.condition import Conditioner, NoConditioner, Null, NullConfig, TextConditioner
 from inkwash.core.noise import generator
 from inkwash.core.prediction import require_solvable
+from inkwash.data.heldout import bound
 from inkwash.denoiser import Denoiser
 from inkwash.io.folder import save_info, save_part, save_tokenizer
 from inkwash.io.info import Defaults, ModelInfo, Sizes, count_words
@@ -169,7 +170,7 @@ class DenoiserTask:
             sizes=Sizes((size, size), max(multiple, size // 2 // multiple * multiple), 2 * size, multiple),
             defaults=Defaults(config.sample.steps, config.sample.sampler, config.sample.spacing, config.sample.guidance),
             card={**config.card, "data": list(self.setting.names), "images": len(self.features.loader.base), "steps": config.steps,
-                  "batch": config.batch},
+                  "batch": config.batch, **({"held_out": bound(validation)} if (validation := self.setting.validation) is not None else {})},
             vocabulary=count_words(self.features.captions()) if text else {})
 
     @property

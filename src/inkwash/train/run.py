@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from inkwash.data.heldout import hold_out
 from inkwash.data.source import open_source
 from inkwash.errors import BusyError, UsageError
 from inkwash.io.durable import new_folder, write_text
 from inkwash.train import checkpoint
 from inkwash.train.config import RunConfig, add_kind, validate
 from inkwash.train.distributed import Group
-from inkwash.train.heldout import hold_out
 from inkwash.train.log import Log
 from inkwash.train.loop import Result, fit
 from inkwash.train.optim import lr_factor

@@ -1,16 +1,17 @@
 """Items that training never sees.
 
 Which items are held out is a function of their keys alone, not of the run's seed: an autoencoder, a text encoder and a denoiser that
-are trained one after the other on the same data keep the same ones apart.
+are trained one after the other on the same data keep the same ones apart. The keys are ordered by their SHA-256; those up to a bound
+are held out. A model stores the bound, so that what it never saw can be told later in any part of its data.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from inkwash.data.item import Item, Source, fingerprint_of
-from inkwash.data.source import Concat, Mixture
+from inkwash.data.source import Concat, Mixture, distinct
 
 
 class Subset:
@@ -39,14 +40,37 @@ class Subset:
         return f"{len(self)} of {self.source.describe()}"
 
 
+def rank(key: str) -> str:
+    """Where a key stands in the order: 64 hexadecimal digits."""
+    return hashlib.sha256(f"held out {key}".encode()).hexdigest()
+
+
+def bound(validation: Source) -> str:
+    """The largest rank among held-out items; with `hold_out_up_to` it says of any item whether it was held out."""
+    return max(rank(validation.key(i)) for i in range(len(validation)))
+
+
+def hold_out_up_to(source: Source, limit: str) -> tuple[Source, Source | None]:
+    """(training, validation): the items whose rank is at most `limit` are held out."""
+    base = distinct(source)
+    return divide(source, {i for i in range(len(base)) if rank(base.key(i)) <= limit})
+
+
 def hold_out(source: Source, count: int) -> tuple[Source, Source | None]:
     """(training, validation): the `count` items whose keys have the smallest hashes are held out, at most a tenth of all."""
-    base = source.base if isinstance(source, Mixture) else source
+    base = distinct(source)
     count = min(count, len(base) // 10)
     if count == 0:
         return source, None
-    order = sorted(range(len(base)), key=lambda i: hashlib.sha256(f"held out {base.key(i)}".encode()).digest())
-    apart = set(order[:count])
+    apart = set(sorted(range(len(base)), key=lambda i: rank(base.key(i)))[:count])
+    return divide(source, apart)
+
+
+def divide(source: Source, apart: Collection[int]) -> tuple[Source, Source | None]:
+    """(all but, only) the items of `distinct(source)` whose positions are in `apart`; repeats stay with the first."""
+    if not apart:
+        return source, None
+    base = distinct(source)
     parts = base.parts if isinstance(base, Concat) else [base]
     kept, first = [], 0
     for part in parts:
