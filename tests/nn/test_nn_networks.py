@@ -227,3 +227,24 @@ def test_unet_learns_to_draw_what_the_text_says() -> None:
         loss.backward()
         optimizer.step()
     assert loss < 0.1
+
+
+def test_patches_move_pixels_into_channels_and_back() -> None:
+    """A network of one patch layer more has the same shapes outside, a finest resolution of 1/p, and reads and writes every pixel."""
+    config = dataclasses.replace(UNET, patch=2)
+    net = build(config).eval()
+    x, noise, cond = torch.randn(2, 4, 16, 24), torch.tensor([5.0, 500.0]), conditions(2)
+    assert config.factor == 2 * UNET.factor
+    with torch.no_grad():
+        y = net(x, noise, cond)
+        assert y.shape == x.shape
+        assert net.conv_in(torch.nn.functional.pixel_unshuffle(x, 2)).shape[-2:] == (8, 12)
+        assert y.std(dim=0).min() > 0
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            changed = x.clone()
+            changed[:, :, row::2, column::2] += 1
+            assert (net(changed, noise, cond) - y).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+    with pytest.raises(UsageError, match="multiples of 8"):
+        net(torch.randn(2, 4, 16, 20), noise, cond)
+    with pytest.raises(UsageError, match="patch=0"):
+        dataclasses.replace(UNET, patch=0)
