@@ -17,9 +17,12 @@ from PIL import Image
 
 from inkwash.data.scenes.shapes import FORMS
 from inkwash.data.scenes.sprite import COS, SIN, WINDOW, sprite
-from inkwash.data.scenes.vocabulary import BACKGROUNDS, COLOURS, FLAT_TOPPED, LIGHTS, MATERIALS, SHAPES, SIZES, TOO_ALIKE, UNSEEN_AS_GLASS
+from inkwash.data.scenes.vocabulary import FLAT_TOPPED, SIZES, TOO_ALIKE, UNSEEN_AS_GLASS
+from inkwash.data.scenes.wanted import Wanted
+from inkwash.errors import DataError
 
 T = TypeVar("T")
+EVERYTHING = Wanted()
 CANVAS = 128.0                                                                          # layout units: pixels of a 128-pixel picture
 MARGIN = 4.0
 _BROAD = ("cube", "cylinder", "cone", "pyramid", "ring")
@@ -86,35 +89,54 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def sample(dice: Dice) -> Scene:
-    """Draw a scene. Combinations that find no true placement soon are drawn again."""
-    for _ in range(50):
-        scene = _draw(dice)
-        for attempt in range(120):
+def sample(dice: Dice, wanted: Wanted = EVERYTHING) -> Scene:
+    """Draw a scene. Combinations that find no true placement soon are drawn again. Raises DataError `bad_scenes` when none can be found."""
+    for _ in range(400):
+        scene = _draw(dice, wanted)
+        for attempt in range(120 if scene is not None else 0):
             things = _place(scene, dice, shrink=min(1.0, attempt / 60))
             if _holds(scene, things):
                 return replace(scene, things=things)
-    raise AssertionError("no placement found")
+    raise DataError("bad_scenes", f"found no scene that can be drawn with {wanted.text}; allow more words")
 
 
-def _draw(dice: Dice) -> Scene:
-    relation = dice.pick(("left of", "left of", "above", "behind")) if dice.chance(0.6) else ""
-    limits = {"": (4,), "left of": (3, 2), "above": (1, 1), "behind": (2, 2)}[relation]
+def _draw(dice: Dice, wanted: Wanted = EVERYTHING) -> Scene | None:
+    """None when these dice find no words that go together."""
+    low, high = wanted.objects
+    relation = dice.pick(("left of", "left of", "above", "behind")) if dice.chance(0.6) and high > 1 else ""
+    limits = _within({"": (4,), "left of": (3, 2), "above": (1, 1), "behind": (2, 2)}[relation], high)
     counts = [1 + int(dice.real(0, 1) ** 1.3 * limit * 0.999) for limit in limits]
     total = sum(counts)
     groups: list[Group] = []
     for count in counts:
-        colour = dice.pick([name for name in COLOURS if all(name != other.colour for other in groups)])
+        colours = [name for name in wanted.color if all(name != other.colour for other in groups)]
         sizes: tuple[str, ...] = ("small", "medium", "large") if total <= 2 else ("small", "medium")
         if relation == "above" and groups:
             sizes = ("medium", "large") if groups[0].size == "medium" else ("large",) if groups[0].size == "large" else sizes
-        materials = [name for name in ("matte", *MATERIALS) if name != "glass" or colour not in UNSEEN_AS_GLASS]
-        groups.append(Group(dice.pick(SHAPES), colour, dice.pick(sizes), dice.pick(materials), count))
+        sizes = tuple(name for name in sizes if name in wanted.size)
+        if not colours or not sizes or total < low:
+            return None
+        colour = dice.pick(colours)
+        twice = [name for name in wanted.material if name == "matte"]                   # matte is drawn twice as often as each of the others
+        materials = [name for name in (*twice, *wanted.material) if name != "glass" or colour not in UNSEEN_AS_GLASS]
+        if not materials:
+            return None
+        groups.append(Group(dice.pick(wanted.shape), colour, dice.pick(sizes), dice.pick(materials), count))
     if relation == "left of" and dice.chance(0.5):                                     # the larger group is on either side
         groups.reverse()
-    backgrounds = [name for name in BACKGROUNDS if all(name not in TOO_ALIKE.get(group.colour, ()) for group in groups)]
-    lights = [name for name in LIGHTS if name in ("soft", "hard") or all(group.colour != "gray" for group in groups)]   # tinted gray is brown
+    backgrounds = [name for name in wanted.background if all(name not in TOO_ALIKE.get(group.colour, ()) for group in groups)]
+    lights = [name for name in wanted.light if name in ("soft", "hard") or all(group.colour != "gray" for group in groups)]   # tinted gray is brown
+    if not backgrounds or not lights:
+        return None
     return Scene(tuple(groups), relation, dice.pick(lights), dice.pick((-1, 1)), dice.pick(backgrounds), ())
+
+
+def _within(limits: tuple[int, ...], most: int) -> list[int]:
+    """The limits of the groups, the largest made smaller until at most `most` objects can come of it."""
+    found = list(limits)
+    while sum(found) > most:
+        found[found.index(max(found))] -= 1
+    return found
 
 
 def _place(scene: Scene, dice: Dice, shrink: float) -> tuple[Thing, ...]:

@@ -20,8 +20,9 @@ from inkwash.data.arrays import Progress
 from inkwash.data.item import Item, fingerprint_of
 from inkwash.data.parquet import pyarrow_parquet
 from inkwash.data.scenes.caption import compose
-from inkwash.data.scenes.layout import CANVAS, Dice, bounds, sample, visible
+from inkwash.data.scenes.layout import CANVAS, EVERYTHING, Dice, bounds, sample, visible
 from inkwash.data.scenes.render import render
+from inkwash.data.scenes.wanted import Wanted, read
 from inkwash.errors import DataError, UsageError
 
 VERSION = 1                                                                             # counts changes that draw other pixels or words
@@ -35,10 +36,10 @@ class Picture(NamedTuple):
     labels: dict[str, object]
 
 
-def draw(seed: int, number: int, size: int = 128, *, pixels: bool = True) -> Picture:
+def draw(seed: int, number: int, size: int = 128, *, pixels: bool = True, wanted: Wanted = EVERYTHING) -> Picture:
     """Scene `number` of the endless row `seed`. Boxes in the labels are left, top, right, bottom in pixels."""
     dice = Dice(seed, number)
-    scene = sample(dice)
+    scene = sample(dice, wanted)
     caption, relation = compose(scene, dice)
     scale = size / CANVAS
     shown = visible(scene.things)
@@ -58,13 +59,16 @@ def draw(seed: int, number: int, size: int = 128, *, pixels: bool = True) -> Pic
 
 
 class Scenes:
-    """Source of `count` scenes."""
+    """Source of `count` scenes. Captions are remembered once drawn: a run asks for each several times."""
 
-    def __init__(self, count: int, seed: int = 0, size: int = 128) -> None:
+    def __init__(self, count: int, seed: int = 0, size: int = 128, wanted: Wanted = EVERYTHING) -> None:
         if count < 1 or not 16 <= size <= 1024 or not 0 <= seed < 2**63:
             raise UsageError("bad_scenes", f"scenes need a number from 1, a size of 16..1024 and a seed of 0..2^63-1, got {count}, {size}, {seed}")
-        self.count, self.seed, self.size = count, seed, size
-        self.fingerprint = fingerprint_of("scenes", [VERSION, count, seed, size])
+        self.count, self.seed, self.size, self.wanted = count, seed, size, wanted
+        options = [wanted.text] if wanted.text else []
+        self.fingerprint = fingerprint_of("scenes", [VERSION, count, seed, size, *options])
+        self._prefix = f"scene-{seed}-" + (fingerprint_of("wanted", options)[:6] + "-" if options else "")
+        self._captions: dict[int, str] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -75,30 +79,37 @@ class Scenes:
         return index
 
     def __getitem__(self, index: int) -> Item:
-        picture = draw(self.seed, self._check(index), self.size)
+        picture = draw(self.seed, self._check(index), self.size, wanted=self.wanted)
+        self._captions[index] = picture.caption
         stream = io.BytesIO()
         Image.fromarray(picture.pixels).save(stream, "PNG", compress_level=1)
         return Item(self.key(index), stream.getvalue(), picture.caption, {"scene": picture.labels})
 
     def key(self, index: int) -> str:
-        return f"scene-{self.seed}-{self._check(index):07d}"
+        return f"{self._prefix}{self._check(index):07d}"
 
     def where(self, index: int) -> str:
         return f"scene {self._check(index)} of seed {self.seed}"
 
     def caption(self, index: int) -> str:
-        return draw(self.seed, self._check(index), self.size, pixels=False).caption
+        if self._check(index) not in self._captions:
+            self._captions[index] = draw(self.seed, index, self.size, pixels=False, wanted=self.wanted).caption
+        return self._captions[index]
 
     def describe(self) -> str:
-        return f"{self.count} drawn scenes of {self.size}x{self.size}, seed {self.seed}"
+        return f"{self.count} drawn scenes of {self.size}x{self.size}, seed {self.seed}" + (f", {self.wanted.text}" if self.wanted.text else "")
 
 
 def open_scenes(text: str) -> Scenes:
-    """`scenes:NUM[:SEED[:SIZE]]` as a source. Raises DataError `bad_scenes`."""
-    match = re.fullmatch(r"scenes:(\d{1,12})(?::(\d{1,19}))?(?::(\d{1,4}))?", text)
-    if match is None:
-        raise DataError("bad_scenes", f"cannot read {text!r}; write scenes:NUM, scenes:NUM:SEED or scenes:NUM:SEED:SIZE")
-    return Scenes(int(match[1]), int(match[2] or 0), int(match[3] or 128))
+    """`scenes:NUM[:SEED[:SIZE]][,KEY=VALUE...]` as a source; see `wanted.read`. Raises DataError `bad_scenes`."""
+    path, comma, options = text.partition(",")
+    match = re.fullmatch(r"scenes:(\d{1,12})(?::(\d{1,19}))?(?::(\d{1,4}))?", path)
+    if match is None or (comma and not options):
+        raise DataError("bad_scenes", f"cannot read {text!r}; write scenes:NUM, scenes:NUM:SEED or scenes:NUM:SEED:SIZE, and options as ,objects=1..2")
+    source = Scenes(int(match[1]), int(match[2] or 0), int(match[3] or 128), read(options))
+    if options:
+        sample(Dice(source.seed, 0), source.wanted)                                     # words that exclude each other are found here
+    return source
 
 
 def write_scenes(source: Scenes, out: Path, kind: str, progress: Progress | None = None) -> Path:
