@@ -13,6 +13,7 @@ from inkwash.nn import (
     ImageTowerConfig,
     NetworkConfig,
     TextEncoderConfig,
+    UNet2DConfig,
     UNetConfig,
 )
 
@@ -30,9 +31,11 @@ EXAMPLES: dict[str, NetworkConfig] = {
     "DiTConfig": DIT,
     "ImageTowerConfig": TOWER,
     "TextEncoderConfig": TEXT,
+    "UNet2DConfig": UNet2DConfig(widths=(16, 32), blocks=1, down=("text", "pixels"), up=("text", "pixels"), heads=(2, 4), depth=(2, 1), text_dim=16,
+                                 groups=8, num_classes=6),
     "UNetConfig": UNET,
 }
-DENOISERS = [UNET, DIT]
+DENOISERS = [UNET, DIT]  # those that are told a mask and pooled text
 
 
 def conditions(batch: int, seed: int = 0) -> dict[str, Tensor]:
@@ -58,6 +61,7 @@ def inputs(config: NetworkConfig, batch: int = 2) -> tuple[object, ...]:
         "DiTConfig": (latents, noise, conditions(batch)),
         "ImageTowerConfig": (images,),
         "TextEncoderConfig": (ids, mask),
+        "UNet2DConfig": (latents, noise, conditions(batch)),
         "UNetConfig": (latents, noise, conditions(batch)),
     }[type(config).__name__]
 

@@ -7,7 +7,8 @@ from inkwash.nn.dit import DiT, DiTConfig
 from inkwash.nn.image_tower import ImageTower, ImageTowerConfig
 from inkwash.nn.text import Text, TextEncoder, TextEncoderConfig
 from inkwash.nn.unet import UNet, UNetConfig
+from inkwash.nn.unet2d import UNet2D, UNet2DConfig
 from inkwash.nn.vae import Autoencoder, AutoencoderConfig
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "ClassifierConfig", "Clip", "ClipConfig", "DiT", "DiTConfig", "ImageTower",
-           "ImageTowerConfig", "NetworkConfig", "NoisyClassifier", "Text", "TextEncoder", "TextEncoderConfig", "UNet", "UNetConfig"]
+__all__ = ["Autoencoder", "AutoencoderConfig", "ClassifierConfig", "Clip", "ClipConfig", "DiT", "DiTConfig", "ImageTower", "ImageTowerConfig",
+           "NetworkConfig", "NoisyClassifier", "Text", "TextEncoder", "TextEncoderConfig", "UNet", "UNet2D", "UNet2DConfig", "UNetConfig"]
