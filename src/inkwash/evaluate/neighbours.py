@@ -1,0 +1,149 @@
+"""Precision, recall, density and coverage from nearest neighbours in feature space.
+
+A set's support is the union of balls around its samples, each reaching to the sample's k-th neighbour. Precision is the share of generated images
+inside the real support, recall the share of real images inside the generated one (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2). Density
+counts how many real balls hold a generated image, over k; coverage is the share of real balls that hold any (Naeem et al. 2020, arXiv 2002.09797,
+eq. 3-4). Low precision means bad pictures, low recall and coverage mean missing ones. All four depend on k and on both numbers of samples.
+
+Every sample's influence is exact: what changes when it is left out, balls that grow included. So both sets enter the interval.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from inkwash.errors import UsageError
+from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, wilson
+from inkwash.evaluate.moments import check_pair
+
+ROWS = 1024
+
+
+class Neighbours(NamedTuple):
+    """The four numbers."""
+
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
+
+
+class Balls(NamedTuple):
+    """Squared radii of the balls of a set, and how they grow when a neighbour is left out."""
+
+    radius: Tensor                                         # (M,) to the k-th neighbour
+    grown: Tensor                                          # (M,) to the next one
+    within: Tensor                                         # (M, k) indices of the neighbours
+
+
+class Hits(NamedTuple):
+    """Points against the balls of centres."""
+
+    balls: Tensor                                          # (N,) number of balls that hold a point
+    points: Tensor                                         # (M,) number of points in a ball
+    shell: Tensor                                          # (M,) points that a grown ball holds in addition
+    nearest: Tensor                                        # (M,) index of the point nearest to a centre
+    change: Tensor                                         # (M,) how many points get inside minus outside when a centre is left out
+
+
+def squares(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances (m, n) of rows."""
+    return (x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T).clamp(min=0)
+
+
+def balls(x: Tensor, k: int) -> Balls:
+    """Of a set (M, D)."""
+    radius, grown, within = [], [], []
+    for start in range(0, len(x), ROWS):
+        d = squares(x[start:start + ROWS], x)
+        d.diagonal(start).fill_(torch.inf)
+        near, index = d.topk(k + 1, largest=False)
+        radius.append(near[:, k - 1])
+        grown.append(near[:, k])
+        within.append(index[:, :k])
+    return Balls(torch.cat(radius), torch.cat(grown), torch.cat(within))
+
+
+def hits(centres: Tensor, of: Balls, points: Tensor) -> Hits:
+    """Which points (N, D) the balls of centres (M, D) hold."""
+    m = len(centres)
+    held, in_ball, in_shell, change = [], torch.zeros(m), torch.zeros(m), torch.zeros(m)
+    least, nearest = torch.full((m,), torch.inf, dtype=points.dtype), torch.zeros(m, dtype=torch.long)
+    for start in range(0, len(points), ROWS):
+        d = squares(points[start:start + ROWS], centres)
+        inside, shell = d <= of.radius, d <= of.grown
+        shell &= ~inside
+        count = inside.sum(1)
+        held.append(count)
+        in_ball += inside.sum(0)
+        in_shell += shell.sum(0)
+        low, index = d.min(0)
+        nearest = torch.where(low < least, index + start, nearest)
+        least = torch.minimum(least, low)
+        j, i = shell[count <= 1].nonzero(as_tuple=True)
+        j = (count <= 1).nonzero().flatten()[j]
+        pairs = (j[:, None] * m + of.within[i]).flatten().unique()                            # point j enters a ball when this centre goes
+        only = (count == 1).nonzero().flatten()
+        alone = only * m + inside[only].int().argmax(1)                                       # point j leaves when its only centre goes
+        change -= torch.bincount(alone[~torch.isin(alone, pairs)] % m, minlength=m)
+        change += torch.bincount(pairs[count[pairs // m] == 0] % m, minlength=m)
+    return Hits(torch.cat(held), in_ball, in_shell, nearest, change)
+
+
+def _support(found: Hits) -> tuple[float, Tensor, Tensor]:
+    """Share of points inside any ball; influences of points and of centres."""
+    inside = (found.balls > 0).double()
+    share, m = float(inside.mean()), len(found.points)
+    centres = -(m - 1) * found.change.double() / len(inside)
+    return share, inside - share, centres - centres.mean()
+
+
+def _density(found: Hits, of: Balls, k: int) -> tuple[float, Tensor, Tensor]:
+    each, m = found.balls.double() / k, len(found.points)
+    left_out = -found.points.double()
+    left_out.index_add_(0, of.within.flatten(), found.shell.double().repeat_interleave(k))
+    centres = -(m - 1) * left_out / (k * len(each))
+    return float(each.mean()), each - each.mean(), centres - centres.mean()
+
+
+def _coverage(found: Hits, of: Balls, k: int) -> tuple[float, Tensor, Tensor]:
+    held, m, n = (found.points > 0).double(), len(found.points), len(found.balls)
+    share = float(held.mean())
+    gained = ((found.points == 0) & (found.shell > 0)).double()
+    without = held.sum() - held
+    without.index_add_(0, of.within.flatten(), gained.repeat_interleave(k))
+    centres = (m - 1) * (share - without / (m - 1))
+    points = torch.bincount(found.nearest[found.points == 1], minlength=n).double() * (n - 1) / m
+    return share, points - points.mean(), centres - centres.mean()
+
+
+def neighbour_statistics(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, Statistic]:
+    """The four numbers with influences, by name. Raises UsageError `bad_neighbours` for k < 1 or sets of k + 1 samples or fewer."""
+    check_pair(real, fake)
+    if k < 1 or min(len(real), len(fake)) < k + 2:
+        raise UsageError("bad_neighbours", f"k is {k} for {len(real)} and {len(fake)} samples; k is at least 1, and each set has at least k + 2")
+    centre = real.double().mean(0)
+    x, y = ((features.double() - centre).float() for features in (real, fake))
+    of_real, of_fake = balls(x, k), balls(y, k)
+    forth, back = hits(x, of_real, y), hits(y, of_fake, x)
+    precision, a, b = _support(forth)
+    recall, c, d = _support(back)
+    return {"precision": Statistic(precision, a, b), "recall": Statistic(recall, d, c),
+            "density": Statistic(*_density(forth, of_real, k)), "coverage": Statistic(*_coverage(forth, of_real, k))}
+
+
+def share_estimate(found: Statistic, num: int, level: float = LEVEL, note: str = "") -> Estimate:
+    """Wilson's interval of a share among `num` samples, with the number of independent samples that would give its variance."""
+    share, variance = found.value, found.variance
+    effective = min(share * (1 - share) / variance, num) if variance > 0 and 0 < share < 1 else num
+    return Estimate(share, *wilson(share, effective, level), num, level, note)
+
+
+def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, level: float = LEVEL) -> Neighbours:
+    """The four numbers of features (M, D) of real and (N, D) of generated images. Their intervals are of the expected number at these sizes."""
+    found, note = neighbour_statistics(real, fake, k), f"k = {k}, real N = {len(real)}"
+    return Neighbours(share_estimate(found["precision"], len(fake), level, note), share_estimate(found["recall"], len(real), level, note),
+                      found["density"].estimate(level, note), share_estimate(found["coverage"], len(real), level, note))
