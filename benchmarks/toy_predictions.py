@@ -31,12 +31,12 @@ STEPS, BATCH, WIDTH, COUNT = 1200, 256, 96, 2000
 class Plane(nn.Module):
     """An MLP on (B, 2), modulated by the noise level."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH, layers: int = 2) -> None:
         super().__init__()
-        self.embed = GlobalEmbedding(WIDTH, features=64)
-        self.first, self.last = nn.Linear(2, WIDTH), nn.Linear(WIDTH, 2)
-        self.told = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in range(2))
-        self.hidden = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.embed = GlobalEmbedding(width, features=64)
+        self.first, self.last = nn.Linear(2, width), nn.Linear(width, 2)
+        self.told = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(layers))
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
 
     def forward(self, x: Tensor, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         embedding, h = F.silu(self.embed(noise, cond)), self.first(x)
