@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from inkwash.verify import Report
 
 
-def verify(model: str | None = None, /, *, against: str | None = None, only: str | None = None,
+def verify(model: str | None = None, /, *, against: str | None = None, data: str | None = None, only: str | None = None,
            explain: Annotated[bool, Parameter(negative="", show_default=False)] = False,
            json: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
     """Check samplers, schedules, spacings, predictions, gauges and guidances, another library's schedulers, or a model.
@@ -24,6 +24,8 @@ def verify(model: str | None = None, /, *, against: str | None = None, only: str
         An embedded model or the folder of one, to check that; our own registry when left out.
     against
         Another library, to put its schedulers to the same tests: diffusers.
+    data
+        For a model: pictures of the kind it was trained on, read like the data of train. Drawn scenes when left out.
     only
         Check parts or claims with this name only, such as ddim or order.
     explain
@@ -31,19 +33,21 @@ def verify(model: str | None = None, /, *, against: str | None = None, only: str
     json
         Print one JSON object.
     """
-    report = _report(model, against, only)
+    report = _report(model, against, data, only)
     print(json_text.dumps(report.json(), ensure_ascii=False) if json else report.text(explain=explain))
     report.require()
     return 0
 
 
-def _report(model: str | None, against: str | None, only: str | None) -> Report:
+def _report(model: str | None, against: str | None, data: str | None, only: str | None) -> Report:
     if model is not None and against is not None:
         raise UsageError("usage", "verify takes a model or --against, not both; run it twice")
+    if data is not None and model is None:
+        raise UsageError("usage", "--data goes with a model; name the model, as in: inkwash verify mini --data PATH")
     if model is not None:
         from inkwash.verify.model import report
 
-        return report(model, only)
+        return report(model, only, data)
     if against is not None:
         from inkwash.verify.against import compare
 
