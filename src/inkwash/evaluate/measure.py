@@ -1,0 +1,135 @@
+"""All numbers of one set of samples: how far it is from real pictures, what it covers, how well it follows its captions.
+
+`METRICS` is the table of what each number is called, which way is better, and how few samples it can be made of. Every number is an
+Estimate, so none stands without its interval and the number of samples behind it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inkwash.errors import UsageError
+from inkwash.evaluate.clipscore import clip_statistic
+from inkwash.evaluate.cmmd import cmmd_statistic
+from inkwash.evaluate.compare import Comparison, compare_statistics
+from inkwash.evaluate.frechet import frechet_distance, frechet_unbiased
+from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, mean_interval
+from inkwash.evaluate.kernel import kernel_statistic
+from inkwash.evaluate.neighbours import neighbour_statistics, share_estimate
+
+K = 5
+
+
+class Metric(NamedTuple):
+    """What a number is: its name for people, whether smaller is better, the least number of samples and of real pictures."""
+
+    title: str
+    smaller_is_better: bool
+    least: int
+
+
+METRICS: dict[str, Metric] = {
+    "fd": Metric("Fréchet distance, extrapolated to N = ∞", True, 8),
+    "fd_at_n": Metric("Fréchet distance at this N", True, 8),
+    "kid": Metric("kernel distance (KID)", True, 2),
+    "cmmd": Metric("CMMD", True, 2),
+    "precision": Metric("precision", False, K + 2),
+    "recall": Metric("recall", False, K + 2),
+    "density": Metric("density", False, K + 2),
+    "coverage": Metric("coverage", False, K + 2),
+    "clip": Metric("CLIP score above wrong pairs", False, 2),
+    "adherence": Metric("adherence", False, 2),
+    "saturation": Metric("mean saturation of colours", False, 2),
+}
+COMPARED = ("fd", "kid", "cmmd", "precision", "recall", "density", "coverage", "clip", "adherence")
+
+
+class Views(NamedTuple):
+    """One set of images as numbers, rows in one order: features (N, D); CLIP embeddings (N, E) and those of the captions, where there is a CLIP;
+    adherence (N,) in 0..1, NaN where the caption asks nothing that can be judged; saturation (N,)."""
+
+    features: Tensor
+    clip: Tensor | None = None
+    text: Tensor | None = None
+    adherence: Tensor | None = None
+    saturation: Tensor | None = None
+
+
+def require_enough(num: int, num_real: int, names: tuple[str, ...] = ("fd", "kid", "precision")) -> None:
+    """Raises UsageError `too_few`, naming the metric that cannot be made of so few."""
+    for count, what, fix in ((num, "samples", "raise --num"), (num_real, "real pictures", "give more --data, or --reference all")):
+        for name in names:
+            if count < METRICS[name].least:
+                raise UsageError("too_few", f"{count} {what} are too few: {name} needs at least {METRICS[name].least}; {fix}")
+
+
+def statistics(real: Views, fake: Views) -> dict[str, Statistic]:
+    """The numbers that are compared between models, with influences, for as many views as both sets have."""
+    return {"fd": frechet_unbiased(real.features, fake.features)[0], **_others(real, fake)}
+
+
+def _others(real: Views, fake: Views) -> dict[str, Statistic]:
+    """All but the Frechet distance, which is the slow one."""
+    found = {"kid": kernel_statistic(real.features, fake.features)}
+    found |= neighbour_statistics(real.features, fake.features, K)
+    found["cmmd"] = cmmd_statistic(*(_unit(views) for views in (real, fake)))
+    if fake.clip is not None and fake.text is not None:
+        found["clip"] = clip_statistic(fake.clip, fake.text)
+    if fake.adherence is not None and int(fake.adherence.isfinite().sum()) > 1:
+        found["adherence"] = _mean(fake.adherence)
+    return found
+
+
+def measure(real: Views, fake: Views, *, level: float = LEVEL) -> dict[str, Estimate]:
+    """All numbers of `fake` against `real`."""
+    frechet, at = frechet_distance(real.features, fake.features, level=level), _others(real, fake)
+    found = {"fd": frechet.unbiased, "fd_at_n": frechet.plain, "kid": at["kid"].estimate(level),
+             "cmmd": at["cmmd"].estimate(level, "" if real.clip is not None else "on features of the extractor, divided by their length")}
+    note = f"k = {K}, {len(real.features)} real pictures"
+    for name, num in (("precision", len(fake.features)), ("recall", len(real.features)), ("coverage", len(real.features))):
+        found[name] = share_estimate(at[name], num, level, note)
+    found["density"] = at["density"].estimate(level, note)
+    if "clip" in at:
+        found["clip"] = at["clip"].estimate(level, "cosine x 100, above the mean of wrong pairs")
+    if fake.adherence is not None and "adherence" in at:
+        judged = fake.adherence[fake.adherence.isfinite()]
+        found["adherence"] = mean_interval(judged, level, f"{len(judged)} of {len(fake.adherence)} captions ask for something that can be judged")
+    if fake.saturation is not None:
+        found["saturation"] = mean_interval(fake.saturation, level, f"real pictures have {float(real.saturation.mean()):.3f}"
+                                            if real.saturation is not None else "")
+    return found
+
+
+def distances(real: Tensor, fake: Tensor, *, level: float = LEVEL) -> dict[str, Estimate]:
+    """The distances alone, of features."""
+    frechet = frechet_distance(real, fake, level=level)
+    return {"fd": frechet.unbiased, "fd_at_n": frechet.plain, "kid": kernel_statistic(real, fake).estimate(level)}
+
+
+def compare_all(a: Views, b: Views, real: Views, *, level: float = LEVEL) -> dict[str, Comparison]:
+    """A against B, in pairs: sample j of both has the same caption and seed."""
+    of_a, of_b = statistics(real, a), statistics(real, b)
+    if a.adherence is not None and b.adherence is not None and "adherence" in of_a:
+        both = a.adherence.isfinite() & b.adherence.isfinite()
+        of_a["adherence"], of_b["adherence"] = _mean(a.adherence[both]), _mean(b.adherence[both])
+    return {name: compare_statistics(of_a[name], of_b[name], smaller_is_better=METRICS[name].smaller_is_better, level=level)
+            for name in COMPARED if name in of_a and name in of_b}
+
+
+def saturation(images: Tensor) -> Tensor:
+    """Mean saturation (B,) of colours, uint8 (B, 3, H, W): (max - min) / max over the channels of a pixel, 0 for black."""
+    high, low = images.double().amax(1), images.double().amin(1)
+    return ((high - low) / high.clamp(min=1)).flatten(1).mean(1)
+
+
+def _unit(views: Views) -> Tensor:
+    return F.normalize(views.features, dim=1) if views.clip is None else views.clip
+
+
+def _mean(values: Tensor) -> Statistic:
+    known = values[values.isfinite()].double()
+    return Statistic(float(known.mean()), known - known.mean(), torch.empty(0, dtype=torch.float64))

@@ -1,0 +1,1 @@
+"""The page that shows an evaluation: tables, curves and pictures in one file that needs nothing else."""
