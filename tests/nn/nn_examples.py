@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from inkwash.nn import (
     AutoencoderConfig,
+    AutoencoderKLConfig,
     ClassifierConfig,
     ClipConfig,
+    ClipTextConfig,
     DiTConfig,
     ImageTowerConfig,
     NetworkConfig,
@@ -26,8 +28,10 @@ VAE = AutoencoderConfig(latent_channels=4, widths=(16, 24, 32), decoder_blocks=(
 
 EXAMPLES: dict[str, NetworkConfig] = {
     "AutoencoderConfig": VAE,
+    "AutoencoderKLConfig": AutoencoderKLConfig(widths=(16, 24), blocks=1, groups=8),
     "ClassifierConfig": ClassifierConfig(in_channels=4, widths=(16, 24), attention=(False, True), head_dim=8, embed_dim=32),
     "ClipConfig": ClipConfig(TEXT, TOWER, shared_dim=8),
+    "ClipTextConfig": ClipTextConfig(vocab=50, width=16, inner=32, layers=2, heads=2, max_tokens=12, projection=8, end=49),
     "DiTConfig": DIT,
     "ImageTowerConfig": TOWER,
     "TextEncoderConfig": TEXT,
@@ -56,8 +60,10 @@ def inputs(config: NetworkConfig, batch: int = 2) -> tuple[object, ...]:
     mask = torch.arange(7)[None] < torch.tensor([[5], [7]])[torch.arange(batch) % 2]
     return {
         "AutoencoderConfig": (images, torch.randn(batch, 4, 4, 4, generator=rng)),
+        "AutoencoderKLConfig": (images, torch.randn(batch, 4, 16, 16, generator=rng)),
         "ClassifierConfig": (latents, noise),
         "ClipConfig": (images, ids, mask),
+        "ClipTextConfig": (ids,),
         "DiTConfig": (latents, noise, conditions(batch)),
         "ImageTowerConfig": (images,),
         "TextEncoderConfig": (ids, mask),

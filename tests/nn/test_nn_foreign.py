@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
-from inkwash.nn import NetworkConfig, UNet2DConfig
+from inkwash.nn import AutoencoderKLConfig, ClipTextConfig, NetworkConfig, UNet2DConfig
 from inkwash.value import parse
 
 NOISE = torch.tensor([3.0, 900.0])
@@ -81,6 +81,61 @@ def test_pixel_unet_equals_diffusers(head_dim: int | None, pad: int, shift: int,
     x, label = random(2, 3, 16, 16), torch.tensor([4, 0])
     with torch.no_grad():
         assert distance(theirs(x, NOISE, label).sample, ours(x, NOISE, {"label": label})) < 1e-5
+
+
+@pytest.mark.parametrize(("text", "parameters"), [("sd_vae", 83_653_863), ("clip_vit_l_14", 123_060_480)])
+def test_l7_published_autoencoder_and_text_encoder_have_their_published_sizes(text: str, parameters: int) -> None:
+    assert count(text) == parameters
+
+
+def their_vae() -> tuple[Any, AutoencoderKLConfig]:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    config = AutoencoderKLConfig(widths=(16, 32, 32), blocks=2, groups=8)
+    return diffusers.AutoencoderKL(block_out_channels=config.widths, layers_per_block=2, norm_num_groups=8, latent_channels=4,
+                                   down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3).eval(), config
+
+
+@torch.no_grad()
+def test_autoencoder_equals_diffusers() -> None:
+    theirs, config = their_vae()
+    ours, x, z = same_weights(theirs, config), random(2, 3, 24, 32).clamp(-1, 1), random(2, 4, 6, 8, seed=1)
+    for a, b in zip((theirs.encode(x).latent_dist.mean, theirs.encode(x).latent_dist.logvar), ours.encode(x)):
+        assert distance(a, b) < 1e-5
+    assert distance(theirs.decode(z).sample, ours.decode(z)) < 1e-5
+    assert distance(ours.decode(z), ours.decode_tiled(z, tile=8, overlap=2)) < 1e-6     # one tile
+
+
+@torch.no_grad()
+def test_autoencoder_absorbs_the_statistics_of_its_latents() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKLConfig(widths=(16, 32), blocks=1, groups=8).build().eval()
+    x, mean, std = random(1, 3, 8, 8), torch.tensor([0.5, -1.0, 2.0, 0.0]), torch.tensor([2.0, 0.5, 1.0, 3.0])
+    wide = (1, -1, 1, 1)
+    (before, logvar), image = vae.encode(x), vae.decode(random(1, 4, 4, 4, seed=3) * std.view(wide) + mean.view(wide))
+    vae.absorb(mean, std)
+    torch.testing.assert_close(vae.encode(x)[0], (before - mean.view(wide)) / std.view(wide))
+    torch.testing.assert_close(vae.encode(x)[1], logvar - 2 * std.log().view(wide))
+    torch.testing.assert_close(vae.decode(random(1, 4, 4, 4, seed=3)), image, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "projection"), [("quick_gelu", 0), ("gelu", 12)])
+@torch.no_grad()
+def test_text_encoder_equals_transformers(activation: str, projection: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+    theirs = kind(transformers.CLIPTextConfig(vocab_size=50, hidden_size=16, intermediate_size=40, projection_dim=12, num_hidden_layers=2,
+                                              num_attention_heads=2, max_position_embeddings=12, hidden_act=activation, bos_token_id=0,
+                                              eos_token_id=49, pad_token_id=49)).eval()
+    config = ClipTextConfig(50, 16, 40, 2, 2, 12, "gelu" if activation == "gelu" else "quick_gelu", projection, end=49)
+    weights = {name if name.startswith("text_") else f"text_model.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    ours = config.build().eval()
+    ours.load_state_dict(weights, strict=True)
+    ids = torch.tensor([[0, 7, 9, 49, 49, 49], [0, 3, 49, 2, 49, 49]])
+    a, b = theirs(ids), ours(ids)
+    assert distance(a.last_hidden_state, b.tokens) < 1e-5
+    assert distance(a.text_embeds if projection else a.pooler_output, b.pooled) < 1e-5
 
 
 def test_a_new_unet_predicts_zero() -> None:
