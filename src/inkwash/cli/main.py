@@ -32,6 +32,7 @@ COMMANDS = {
     "list": ("inkwash.cli.list:list_", "List samplers, spacings, schedules, predictions, guidances, networks or models."),
     "verify": ("inkwash.cli.verify:verify", "Check samplers and schedules against exact answers, ours or another library's, or a model."),
     "train": ("inkwash.cli.train:train", "Train a model by a recipe; the same command again resumes."),
+    "evaluate": ("inkwash.cli.evaluate:evaluate", "Measure how good a model is, with intervals, curves and pictures."),
     "data": ("inkwash.cli.data:app", "Check or make training data."),
 }
 

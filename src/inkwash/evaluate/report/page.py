@@ -75,7 +75,8 @@ def figures(images: Tensor, captions: Sequence[str]) -> str:
 
 def groups(rows: Sequence[tuple[Sequence[Tensor], str]]) -> str:
     """Pictures that belong together, side by side over one caption."""
-    cells = [f'<figure class="pair"><div>{"".join(map(picture, images))}</div><figcaption>{escape(text)}</figcaption></figure>' for images, text in rows]
+    cells = [f'<figure class="pair"><div>{"".join(map(picture, images))}</div><figcaption>{escape(text)}</figcaption></figure>'
+             for images, text in rows]
     return f'<div class="row">{"".join(cells)}</div>'
 
 
@@ -131,4 +132,5 @@ def _memory(found: Evaluation) -> str:
                               f"{' · flagged' if bool(inner.flagged[sample]) else ''} | {found.train.caption(index[0])}"))
     return ("<h2>Copies of training pictures</h2><p>The number is the distance to the nearest training picture over the mean distance to the "
             f"{min(K, len(found.train) - 1)} nearest. Below {inner.threshold:.3f} a sample is flagged, which happens to at most {memory.rate:.1%} of "
-            f"pictures that were never seen.</p>{text}<p>The samples with the lowest ratios, left, beside their nearest training pictures.</p>{groups(shown)}")
+            f"pictures that were never seen.</p>{text}<p>The samples with the lowest ratios, left, beside their nearest training pictures.</p>"
+            + groups(shown))

@@ -85,8 +85,8 @@ def _cost_curves(found: Evaluation) -> str:
 def _guidance_curves(found: Evaluation) -> str:
     text, guided = "", by_guidance(found.curves, found.request)
     if len(guided) > 1:
-        text += (f"<h2>Quality against guidance</h2><p>{guided[0].num} samples at every point. Two conventions: below w, where 1 is no guidance; above "
-                 "w′ = w − 1, where 0 is none.</p>")
+        text += (f"<h2>Quality against guidance</h2><p>{guided[0].num} samples at every point. Two conventions: below w, where 1 is no guidance; "
+                 "above w′ = w − 1, where 0 is none.</p>")
         for name in _seen(found, ("fd", "kid", "precision", "recall", "coverage", "adherence", "clip", "saturation")):
             text += chart([_line(found.request.sampler, guided, name, lambda point: point.guidance or 0.0)], _better(name), "guidance w",
                           METRICS[name].title, above=("w′ = w − 1", lambda w: w - 1), x_ticks=[point.guidance or 0.0 for point in guided])
