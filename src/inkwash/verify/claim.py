@@ -8,20 +8,23 @@ follows in full. A claim that does not apply to a part has no finding, and the t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from inkwash._version import __version__
 from inkwash.errors import VerifyError
 
+P = TypeVar("P")
+
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that can fail: `name` heads a column, `says` is the sentence."""
+    """A sentence that can fail: `name` heads a column, `says` is the sentence, `kind` what it is about if kinds share the name."""
 
     name: str
     says: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,44 @@ class Finding:
         word = "holds" if self.passed else "FAILS"
         return f"{self.kind} {self.subject}: {self.claim} {word}: measured {self.measured}, expected {self.expected}" + \
             (f" ({self.note})" if self.note else "")
+
+
+class Measure(NamedTuple):
+    """What a check found of one part, as in Finding."""
+
+    passed: bool
+    measured: str
+    expected: str
+    note: str = ""
+    cell: str = ""
+
+
+@dataclass(frozen=True)
+class Check(Generic[P]):
+    """A claim with its measurement of any number of parts at once; None where the claim does not apply to a part."""
+
+    claim: Claim
+    measure: Callable[[Sequence[P]], Sequence[Measure | None]]
+
+    def find(self, kind: str, parts: Mapping[str, P]) -> list[Finding]:
+        """One finding per part. An error in a part is a failure of that part, with the error as what was measured."""
+        try:
+            found = self.measure(list(parts.values()))
+        except Exception as error:
+            if len(parts) > 1:
+                return [finding for name, part in parts.items() for finding in self.find(kind, {name: part})]
+            found = [Measure(False, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", "no error", cell="error")]
+        return [Finding(kind, name, self.claim.name, *measure) for name, measure in zip(parts, found, strict=True) if measure is not None]
+
+
+def each(measure: Callable[[P], Measure | None]) -> Callable[[Sequence[P]], Sequence[Measure | None]]:
+    """The measurement of many parts, one after another."""
+    return lambda parts: [measure(part) for part in parts]
+
+
+def below(value: float, limit: float, note: str = "", cell: str = "") -> Measure:
+    """The measure "value is below limit"; not a number is a failure."""
+    return Measure(bool(value < limit), f"{value:.3g}", f"below {limit:.3g}", note, cell)
 
 
 @dataclass(frozen=True)
@@ -70,7 +111,7 @@ class Report:
     def json(self) -> dict[str, Any]:
         """Everything, as one JSON object."""
         return {"title": self.title, "inkwash": __version__, "passed": not self.failures, "seconds": round(self.seconds, 2),
-                "head": dict(self.head), "claims": {claim.name: claim.says for claim in self.claims},
+                "head": dict(self.head), "claims": {f"{claim.kind} {claim.name}".strip(): claim.says for claim in self.claims},
                 "findings": [dataclasses.asdict(finding) for finding in self.findings]}
 
     def text(self, *, explain: bool = False) -> str:
@@ -79,7 +120,7 @@ class Report:
         for kind in dict.fromkeys(finding.kind for finding in self.findings):
             lines += [*self._table(kind), ""]
         if explain:
-            lines += [f"  {claim.name:<12}{claim.says}" for claim in self.claims] + [""]
+            lines += columns_of([[f"  {claim.kind}".rstrip(), claim.name, claim.says] for claim in self.claims]) + [""]
         lines += [f"  {finding.line()}" for finding in self.failures] + ([""] if self.failures else [])
         held = len(self.findings) - len(self.failures)
         lines.append(f"{held} of {len(self.findings)} claims hold, {self.seconds:.1f} s")
@@ -87,7 +128,7 @@ class Report:
 
     def _table(self, kind: str) -> list[str]:
         mine = [finding for finding in self.findings if finding.kind == kind]
-        columns = [claim.name for claim in self.claims if any(finding.claim == claim.name for finding in mine)]
+        columns = [claim.name for claim in self.claims if claim.kind in ("", kind) and any(finding.claim == claim.name for finding in mine)]
         columns += [name for name in dict.fromkeys(finding.claim for finding in mine) if name not in columns]
         cells = {(finding.subject, finding.claim): _cell(finding) for finding in mine}
         rows = [[kind, *columns]] + [[subject, *(cells.get((subject, column), "-") for column in columns)]
