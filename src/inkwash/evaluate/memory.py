@@ -25,6 +25,7 @@ from inkwash.evaluate.store import Job, Worker, key_of
 from inkwash.pipeline import Pipeline
 
 K, RATE, CANARIES = 50, 0.01, 32
+FRESH = 50                                                 # held-out pictures that can show a rate: each half must, see `memorization`
 
 
 class Memory(NamedTuple):
@@ -47,10 +48,10 @@ def memory(pipeline: Pipeline, parts: Split, samples: Pictures, sampled: Tensor,
     pictures = data_pictures(train, size, mode)
     known = features(extractor, pictures, worker, "training pictures")
     fresh = None
-    if parts.held_out is not None and len(parts.held_out) >= round(1 / RATE) - 1:
+    if parts.held_out is not None and len(parts.held_out) >= FRESH:
         fresh = features(extractor, data_pictures(parts.held_out, size, mode), worker, "held-out pictures")
     k = min(K, len(train) - 1)
-    rate = max(RATE, 1 / (len(known if fresh is None else fresh) + 1))
+    rate = max(RATE, 1 / (len(known if fresh is None else fresh) // 2 + 1))
     found = memorization(sampled, known, fresh, k=k, rate=rate, level=level)
     planted = _canaries(pipeline, pictures, extractor, worker, train)
     flagged = int((ratios(nearest(planted, known, k)[0]) < found.threshold).sum())
