@@ -6,7 +6,7 @@ of what the network sees at three scales, each number divided by its standard de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from inkwash.io.tensors import digest
 
 PART = "extractor"
 MICRO_BATCH = 16
+CPU = torch.device("cpu")
 
 
 def embedded() -> Path:
@@ -47,7 +48,7 @@ class NetworkExtractor:
     """
 
     def __init__(self, name: str, network: nn.Module, prepare: Callable[[Tensor], Tensor], dim: int, *, unit: bool = False,
-                 device: torch.device = torch.device("cpu"), weights_hash: str | None = None) -> None:
+                 device: torch.device = CPU, weights_hash: str | None = None) -> None:
         self.name, self.dim, self.unit, self.device = name, dim, unit, device
         self.hash = weights_hash or digest(network.state_dict())
         self.network = network.eval().requires_grad_(False).to(device)
@@ -65,7 +66,18 @@ class NetworkExtractor:
         return torch.cat(rows)
 
 
-def load_ink(folder: Path, name: str, device: torch.device = torch.device("cpu")) -> NetworkExtractor:
+def require_tensors(path: Path, network: nn.Module, found: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError `arch_mismatch` with the first differences unless `found` has the names and shapes of the network's tensors."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    wrong = [f"{name}: expected {expected.get(name, 'nothing')}, found {shapes.get(name, 'nothing')}"
+             for name in sorted({*expected, *shapes}) if expected.get(name) != shapes.get(name)]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError("arch_mismatch", f'"{path}" does not fit: {"; ".join(wrong[:3])}{more}; give the matching weights')
+
+
+def load_ink(folder: Path, name: str, device: torch.device = CPU) -> NetworkExtractor:
     """The extractor in a model folder made by the recipe `features`. Raises CheckpointError, as `load_part` does, and `arch_mismatch`."""
     network = load_part(folder, PART)
     size, dim = getattr(network.config, "size", None), getattr(network.config, "dim", None)

@@ -54,7 +54,7 @@ def load_extractor(text: str, device: str | torch.device = "cpu") -> Extractor:
     text-to-image model carries only the text half and is refused), or a CLIP model as transformers stores it. A path: a finished run of
     the recipe `features`, an Inception v3 in a safetensors file (or in a folder with one such file), or a CLIP folder of transformers.
 
-    Raises UsageError `unknown_extractor`, `missing_package`, `bad_device`; CheckpointError `arch_mismatch` with the first differences,
+    Raises UsageError `unknown_extractor`, `missing_extra`, `bad_device`; CheckpointError `arch_mismatch` with the first differences,
     and those of `inkwash.io`.
     """
     from inkwash.device import parse_device

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inkwash.errors import UsageError
 from inkwash.nn.config import NetworkConfig, require
-from inkwash.nn.layers import Down, channel_norm, conv3
+from inkwash.nn.layers import Down, channel_norm, conv3, zero
 from inkwash.nn.vae import LocalBlock
 
 
@@ -25,8 +25,8 @@ class FeatureNetConfig(NetworkConfig):
 
     size: int = 128
     patch: int = 4
-    widths: tuple[int, ...] = (64, 128, 224)
-    blocks: tuple[int, ...] = (2, 2, 2)
+    widths: tuple[int, ...] = (48, 128, 224)
+    blocks: tuple[int, ...] = (1, 2, 2)
     features: tuple[int, ...] = (64, 128, 320)
 
     def __post_init__(self) -> None:
@@ -87,3 +87,30 @@ class FeatureNet(nn.Module):
         """Sets centre and scale from `raw` features (N, dim) of training pictures, N at least 2."""
         self.center.copy_(raw.float().mean(0))
         self.scale.copy_(raw.float().std(0).clamp_min(1e-3))
+
+
+@dataclass(frozen=True, repr=False)
+class LinearHeadConfig(NetworkConfig):
+    """A linear classifier of features (B, dim) into `classes`."""
+
+    dim: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        require(self.dim > 0 and self.classes > 1, f"a linear head needs features and at least 2 classes, got {self.dim} and {self.classes}")
+
+    def build(self) -> LinearHead:
+        return LinearHead(self)
+
+
+class LinearHead(nn.Module):
+    """Network of a LinearHeadConfig: features (B, dim) -> logits (B, classes), all 0 at init."""
+
+    def __init__(self, config: LinearHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(config.dim, config.classes)
+        zero(self.linear)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features)

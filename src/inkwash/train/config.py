@@ -182,8 +182,25 @@ class ClassifierRun(RunConfig):
     autoencoder: Path | None = None
 
 
+class FeaturesRun(RunConfig):
+    """A feature extractor; `network` is a FeatureNetConfig and `projection` the dimension in which two views of a picture are compared.
+
+    `words` weighs the word loss, over the words that at least `min_count` captions have. `classes` are the garments that a linear head on the
+    finished features tells apart in photos; without them there is none. `card` is what the folder tells people.
+    """
+
+    task: Literal["features"]
+    network: NetworkText
+    projection: Positive = 128
+    temperature: Annotated[float, Field(gt=0)] = 0.15
+    words: Weight = 0.3
+    min_count: Positive = 8
+    classes: tuple[str, ...] = ()
+    card: dict[str, str] = {}
+
+
 _TASKS: dict[str, type[RunConfig]] = {"autoencoder": AutoencoderRun, "contrastive": ContrastiveRun, "denoiser": DenoiserRun,
-                                      "classifier": ClassifierRun}
+                                      "classifier": ClassifierRun, "features": FeaturesRun}
 
 
 def add_kind(task: str, kind: type[RunConfig]) -> None:

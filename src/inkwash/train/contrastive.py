@@ -77,7 +77,7 @@ class ContrastiveTask:
         ids, mask = found.ids.to(self.setting.device), found.mask.to(self.setting.device)
         image, text, scale = self.network(self.setting.signed(batch.images), ids, mask)
         image, text = image.float(), text.float()
-        value = info_nce(image, text, scale.float(), ids, _everyone(image), _everyone(text), _everyone(ids), draw.rows.start)
+        value = info_nce(image, text, scale.float(), ids, everyone(image), everyone(text), everyone(ids), draw.rows.start)
         yield Loss(ROLE, value, {"scale": scale})
 
     def compile(self) -> None:
@@ -110,7 +110,7 @@ class ContrastiveTask:
         self.loader.close()
 
 
-def _everyone(rows: Tensor) -> Tensor:
+def everyone(rows: Tensor) -> Tensor:
     """The rows of all processes in order of rank; gradients flow back to whom they belong."""
     if not dist.is_initialized():
         return rows

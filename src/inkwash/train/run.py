@@ -49,9 +49,11 @@ def build_task(config: RunConfig, setting: Setting) -> Task:
     from inkwash.train.classifier import ClassifierTask
     from inkwash.train.contrastive import ContrastiveTask
     from inkwash.train.diffusion import DenoiserTask
+    from inkwash.train.extractor import FeaturesTask
 
     makers: dict[str, Callable[[Any, Setting], Task]] = {
-        "autoencoder": AutoencoderTask, "contrastive": ContrastiveTask, "denoiser": DenoiserTask, "classifier": ClassifierTask}
+        "autoencoder": AutoencoderTask, "contrastive": ContrastiveTask, "denoiser": DenoiserTask, "classifier": ClassifierTask,
+        "features": FeaturesTask}
     return {**makers, **_added}[config.task](config, setting)
 
 
