@@ -28,7 +28,7 @@ def test_shipped_recipes_are_valid_and_written_out_in_full_they_are_the_same(nam
     ({"prediction": "W()"}, "mine.yaml: prediction: no prediction is called 'W'"),
     ({"network": "UNetConfig(width=3)"}, "mine.yaml: network: UNetConfig has no field 'width'"),
     ({"process": "UNetConfig()"}, "mine.yaml: process: no schedule is called 'UNetConfig'"),
-    ({"task": "paint"}, "mine.yaml: task: must be one of autoencoder, contrastive, denoiser, classifier, guidance, got 'paint'"),
+    ({"task": "paint"}, "mine.yaml: task: must be one of autoencoder, contrastive, denoiser, classifier, features, guidance, got 'paint'"),
     ({"accumulate": 3}, "mine.yaml: recipe: batch 4 must be a multiple of accumulate 3"),
     ({"optimizer": {"lr": float("nan")}}, "mine.yaml: optimizer.lr: Input should be"),
 ])

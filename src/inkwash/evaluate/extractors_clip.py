@@ -130,7 +130,7 @@ def _load_published(path: Path, device: torch.device) -> ClipExtractor:
         raise CheckpointError("ckpt_missing", f'"{path}" holds no safetensors file; convert its weights with the program that wrote them')
     tensors = {name: tensor for file in files for name, tensor in load_tensors(file).items()}
     try:
-        config = CLIPConfig.from_pretrained(path, local_files_only=True)
+        config: Any = CLIPConfig.from_pretrained(path, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except InkwashError:
         raise

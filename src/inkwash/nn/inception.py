@@ -94,13 +94,13 @@ def block_b(width: int) -> Mixed:
 
 def block_c(width: int, inner: int, kind: Pool) -> Mixed:
     """17 x 17 -> 17 x 17, by 1 x 7 and 7 x 1 convolutions."""
-    conv, wide, tall = BasicConv2d, {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
+    conv, wide, tall = BasicConv2d, ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
     double = tuple(f"branch7x7dbl_{i}" for i in range(1, 6))
     return Mixed((("branch1x1",), ("branch7x7_1", "branch7x7_2", "branch7x7_3"), double), {
         "branch1x1": conv(width, 192),
-        "branch7x7_1": conv(width, inner), "branch7x7_2": conv(inner, inner, **wide), "branch7x7_3": conv(inner, 192, **tall),
-        "branch7x7dbl_1": conv(width, inner), "branch7x7dbl_2": conv(inner, inner, **tall), "branch7x7dbl_3": conv(inner, inner, **wide),
-        "branch7x7dbl_4": conv(inner, inner, **tall), "branch7x7dbl_5": conv(inner, 192, **wide),
+        "branch7x7_1": conv(width, inner), "branch7x7_2": conv(inner, inner, *wide), "branch7x7_3": conv(inner, 192, *tall),
+        "branch7x7dbl_1": conv(width, inner), "branch7x7dbl_2": conv(inner, inner, *tall), "branch7x7dbl_3": conv(inner, inner, *wide),
+        "branch7x7dbl_4": conv(inner, inner, *tall), "branch7x7dbl_5": conv(inner, 192, *wide),
         "branch_pool": conv(width, 192)}, kind)
 
 
@@ -115,13 +115,13 @@ def block_d(width: int) -> Mixed:
 
 def block_e(width: int, kind: Pool) -> Mixed:
     """8 x 8 -> 8 x 8, each branch ending in a 1 x 3 and a 3 x 1 convolution side by side."""
-    conv, wide, tall = BasicConv2d, {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding": (1, 0)}
+    conv, wide, tall = BasicConv2d, ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
     return Mixed((("branch1x1",), ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
                   ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b"))), {
         "branch1x1": conv(width, 320),
-        "branch3x3_1": conv(width, 384), "branch3x3_2a": conv(384, 384, **wide), "branch3x3_2b": conv(384, 384, **tall),
+        "branch3x3_1": conv(width, 384), "branch3x3_2a": conv(384, 384, *wide), "branch3x3_2b": conv(384, 384, *tall),
         "branch3x3dbl_1": conv(width, 448), "branch3x3dbl_2": conv(448, 384, 3, padding=1),
-        "branch3x3dbl_3a": conv(384, 384, **wide), "branch3x3dbl_3b": conv(384, 384, **tall),
+        "branch3x3dbl_3a": conv(384, 384, *wide), "branch3x3dbl_3b": conv(384, 384, *tall),
         "branch_pool": conv(width, 192)}, kind)
 
 

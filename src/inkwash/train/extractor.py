@@ -105,7 +105,8 @@ class FeaturesTask:
         self.words = frequent_words((base.caption(i) for i in range(len(base))), config.min_count)
         self.column = {word: i for i, word in enumerate(self.words)}
         self.network: FeatureNet = config.network.build()
-        self.student = Student(self.network, len(self.words), config.projection).to(memory_format=torch.channels_last)
+        self.student = Student(self.network, len(self.words), config.projection)
+        self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.roles = {ROLE: self.student}
         self.loader = setting.loader(config, setting.train, "train", flip=False)
         self.fingerprint = self.loader.fingerprint
