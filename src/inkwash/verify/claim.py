@@ -42,7 +42,7 @@ class Finding:
 
     def line(self) -> str:
         """The finding as a sentence."""
-        word = "holds" if self.passed else "FAILS"
+        word = "holds" if self.passed else "fails"
         return f"{self.kind} {self.subject}: {self.claim} {word}: measured {self.measured}, expected {self.expected}" + \
             (f" ({self.note})" if self.note else "")
 
@@ -87,13 +87,17 @@ def below(value: float, limit: float, note: str = "", cell: str = "") -> Measure
 
 @dataclass(frozen=True)
 class Report:
-    """What was claimed and what was found. `head` are facts to print above the table: versions, counts, the false-alarm rate."""
+    """What was claimed and what was found. `head` are facts to print above the table: versions, counts, the false-alarm rate.
+
+    A `survey` of somebody else's work does not fail: what differs is marked with an exclamation mark.
+    """
 
     title: str
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
     seconds: float
     head: tuple[tuple[str, str], ...] = ()
+    survey: bool = False
 
     @property
     def failures(self) -> tuple[Finding, ...]:
@@ -101,9 +105,9 @@ class Report:
         return tuple(finding for finding in self.findings if not finding.passed)
 
     def require(self) -> None:
-        """Raises VerifyError `claims_failed` when a finding did not pass."""
+        """Raises VerifyError `claims_failed` when a finding of a report that is no survey did not pass."""
         failed = self.failures
-        if failed:
+        if failed and not self.survey:
             more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
             raise VerifyError("claims_failed", f"{len(failed)} of {len(self.findings)} claims fail: {failed[0].line()}{more}; "
                                                "the report lists them all, --only NAME narrows it")
@@ -130,15 +134,16 @@ class Report:
         mine = [finding for finding in self.findings if finding.kind == kind]
         columns = [claim.name for claim in self.claims if claim.kind in ("", kind) and any(finding.claim == claim.name for finding in mine)]
         columns += [name for name in dict.fromkeys(finding.claim for finding in mine) if name not in columns]
-        cells = {(finding.subject, finding.claim): _cell(finding) for finding in mine}
+        cells = {(finding.subject, finding.claim): _cell(finding, self.survey) for finding in mine}
         rows = [[kind, *columns]] + [[subject, *(cells.get((subject, column), "-") for column in columns)]
                                      for subject in dict.fromkeys(finding.subject for finding in mine)]
         return columns_of(rows)
 
 
-def _cell(finding: Finding) -> str:
-    shown = finding.cell or "ok"
-    return shown if finding.passed else f"FAIL {finding.cell}".rstrip()
+def _cell(finding: Finding, survey: bool) -> str:
+    if finding.passed:
+        return finding.cell or "ok"
+    return f"{finding.cell or 'differs'} !" if survey else f"FAIL {finding.cell}".rstrip()
 
 
 def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:

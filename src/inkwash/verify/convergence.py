@@ -51,7 +51,8 @@ def moment_error(plan: Plan, mean: float = 0.5, variance: float = 0.25) -> float
     return math.hypot(got[0] - alpha * mean, got[1] - (alpha**2 * variance + sigma**2))
 
 
-def flow_orders(samplers: Sequence[Sampler], counts: Sequence[int], low: float, high: float, data: Mixture, start: Tensor) -> list[tuple[float, float]]:
+def flow_orders(samplers: Sequence[Sampler], counts: Sequence[int], low: float, high: float, data: Mixture, start: Tensor,
+                ) -> list[tuple[float, float]]:
     """(order by regression, last error) of each sampler against the exact flow of `data` from lam = low to high.
 
     `start` (B, D) are deviations from the mean where the data are a Gaussian, else x at lam = low.
@@ -166,5 +167,5 @@ CONVERGENCE: tuple[Check[Sampler], ...] = (
     Check(Claim("mixture", "So it does where the denoiser is not linear, on three modes along the exact flow."), mixture),
     Check(Claim("moments", "Mean and variance of a clean Gaussian come out right at 200 steps, followed exactly."), each(keeps_moments)),
     Check(Claim("marginals", "Samples of three modes have their exact distribution (Kolmogorov and Smirnov, fixed seed)."), marginals),
-    Check(Claim("inversion", "Encoding an image to noise and decoding it returns it, with the stated order; shown is the miss at 200 steps."), inversion),
+    Check(Claim("inversion", "An image that is encoded to noise and decoded returns, with the stated order; shown: the miss at 200 steps."), inversion),
 )

@@ -7,7 +7,6 @@ is w s_v + (1 - w) s_V. Every guidance has an expected x0 in these, by formulas 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inkwash.core.level import Gauge, Level, rescale
-from inkwash.core.prediction import Prediction, X0
+from inkwash.core.prediction import X0, Prediction
 from inkwash.core.schedule import Linear
 from inkwash.core.spacing import Trailing
 from inkwash.errors import UsageError
@@ -113,7 +113,7 @@ def carries(gauge: Gauge) -> Measure:
         moved, there = rescale(x, level, other)
         back, _ = rescale(moved, there, gauge)
         expected = other.split(LAM).mix(x0, eps)
-        worst = max(worst, float(((moved - expected) / expected.abs().clamp(min=1)).abs().max()), float(((back - x) / x.abs().clamp(min=1)).abs().max()))
+        worst = max(worst, *(float(((a - b) / b.abs().clamp(min=1)).abs().max()) for a, b in ((moved, expected), (back, x))))
     return below(worst, 1e-9)
 
 

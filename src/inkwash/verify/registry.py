@@ -73,6 +73,6 @@ def _narrow(tables: list[tuple[str, dict[str, Any], Sequence[Check[Any]]]], only
         known = sorted({name.strip() for kind, values, checks in tables
                         for name in [kind, *(one for text in values for one in text.split(",")), *(check.claim.name for check in checks)]})
         near = get_close_matches(only, known, n=3)
-        raise UsageError("unknown_part", f"nothing to verify is called {only[:60]!r}; "
-                                         + (f"did you mean {' or '.join(near)}?" if near else "give a part, a kind such as samplers, or a claim such as order"))
+        hint = f"did you mean {' or '.join(near)}?" if near else "give a part, a kind such as samplers, or a claim such as order"
+        raise UsageError("unknown_part", f"nothing to verify is called {only[:60]!r}; {hint}")
     return found

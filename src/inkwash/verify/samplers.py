@@ -22,7 +22,7 @@ from inkwash.sample.singlestep import SingleStep
 from inkwash.verify.chain import Chain
 from inkwash.verify.claim import Check, Claim, Measure, below, each
 from inkwash.verify.convergence import CONVERGENCE
-from inkwash.verify.oracle import DATA, F64, bumpy, deviation, even, path_of, same_bits, solve
+from inkwash.verify.oracle import F64, bumpy, deviation, even, path_of, same_bits, solve
 from inkwash.verify.parts import PROCESSES, spacings
 
 IMAGE = torch.tensor([0.3, -0.7], dtype=F64)
@@ -43,7 +43,8 @@ def noise_at_the_right_rows(sampler: Sampler) -> Measure:
     last = max(float(plan.weights[-1, :, -1].abs().max()) for plan in plans)
     draws = max(plan.draws for plan in plans)
     passed = last == 0 and (draws > 0) == sampler.stochastic
-    return Measure(passed, f"{draws} rows draw in 8 steps, weight {last:.3g} in the last", f"{'some' if sampler.stochastic else 'no'} draws, 0 in the last")
+    expected = f"{'some' if sampler.stochastic else 'no'} draws, 0 in the last"
+    return Measure(passed, f"{draws} rows draw in 8 steps, weight {last:.3g} in the last", expected)
 
 
 def _land(sampler: Sampler, steps: int) -> float:

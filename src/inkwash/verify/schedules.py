@@ -79,8 +79,8 @@ def counts(spacing: Spacing) -> Measure:
     """Steps asked are steps made, on every process."""
     wrong = [(n, made) for schedule in PROCESSES for n in COUNTS if (made := spacing.levels(schedule, n).steps) != n
              or len(spacing.levels(schedule, n).points) != n + 1]
-    return Measure(not wrong, f"{len(wrong)} of {len(PROCESSES) * len(COUNTS)} differ" + (f", {wrong[0][1]} steps for {wrong[0][0]}" if wrong else ""),
-                   "none differ")
+    example = f", {wrong[0][1]} steps for {wrong[0][0]}" if wrong else ""
+    return Measure(not wrong, f"{len(wrong)} of {len(PROCESSES) * len(COUNTS)} differ{example}", "none differ")
 
 
 def spans(spacing: Spacing) -> Measure:
