@@ -91,13 +91,13 @@ class NoConditioner(Conditioner):
 
 
 class TextConditioner(Conditioner):
-    """Tokenizer, text encoder and learned null token.
+    """Tokenizer, text encoder and learned null token, or, with `null` None, the empty prompt in its place, as most published models have it.
 
     `encoder(ids (N, L), mask (N, L))` has `.tokens` (N, L, D) and `.pooled` (N, P), and is frozen; only `empty` is trained with the denoiser.
     `micro_batch` prompts are encoded at a time, filled up when fewer are left.
     """
 
-    def __init__(self, tokenizer: Tokenizer, encoder: nn.Module, null: Null, micro_batch: int = 1,
+    def __init__(self, tokenizer: Tokenizer, encoder: nn.Module, null: Null | None, micro_batch: int = 1,
                  vocabulary: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -120,6 +120,8 @@ class TextConditioner(Conditioner):
         return Cond({"tokens": text.tokens.float(), "mask": mask, "pooled": text.pooled.float()}, self.micro_batch)
 
     def null(self, batch: int) -> Cond:
+        if self.empty is None:
+            return self([""]).take([0] * batch)
         cond: Cond = self.empty(batch, self.tokenizer.length)
         return cond
 

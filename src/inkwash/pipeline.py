@@ -79,8 +79,9 @@ class Pipeline:
             codec = Latent(load_part(folder, "vae"), info.mean, info.std, info.factor)  # type: ignore[arg-type]
         conditioner: Conditioner = NoConditioner()
         if info.conditioning == "text":
+            null = load_part(folder, "conditioner") if (folder / "conditioner").is_dir() else None
             conditioner = TextConditioner(load_tokenizer(folder, info.length), load_part(folder, "text_encoder"),
-                                          load_part(folder, "conditioner"), vocabulary=info.vocabulary)  # type: ignore[arg-type]
+                                          null, vocabulary=info.vocabulary)  # type: ignore[arg-type]
         other = None
         if weak is not None:
             require_same_space(find_model(weak), folder)
@@ -112,7 +113,8 @@ class Pipeline:
                 save_part(target, "vae", self.codec.vae, dtype=dtype)
             if isinstance(self.conditioner, TextConditioner):
                 save_part(target, "text_encoder", self.conditioner.encoder, dtype=dtype)
-                save_part(target, "conditioner", self.conditioner.empty)
+                if self.conditioner.empty is not None:
+                    save_part(target, "conditioner", self.conditioner.empty)
                 save_tokenizer(target, self.conditioner.tokenizer)
             save_info(target, self.info)
 

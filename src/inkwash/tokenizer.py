@@ -30,13 +30,16 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer:
-    """A BPE with start and end tokens; `length` counts both."""
+    """A BPE with start and end tokens; `length` counts both. `names` are the tokens for padding, start and end."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, length: int) -> None:
-        found = [backend.token_to_id(name) for name in (PAD, START, END)]
+    def __init__(self, backend: tokenizers.Tokenizer, length: int, names: tuple[str, str, str] = (PAD, START, END)) -> None:
+        found = [backend.token_to_id(name) for name in names]
         if None in found or length < 3:
-            raise ValueError(f"a tokenizer needs the tokens {PAD}, {START}, {END} and a length of at least 3, got ids {found}, length {length}")
+            raise ValueError(f"a tokenizer needs the tokens {', '.join(names)} and a length of at least 3, got ids {found}, length {length}")
+        backend.no_truncation()                            # cutting and padding happen here, where the cut is reported
+        backend.no_padding()
         self.backend = backend
+        self.names = names
         self.length = length
         self.pad, self.start, self.end = (int(item) for item in found if item is not None)
 
@@ -74,9 +77,9 @@ class Tokenizer:
         return str(self.backend.to_str(pretty=False))
 
     @classmethod
-    def load(cls, path: Path, length: int) -> Tokenizer:
+    def load(cls, path: Path, length: int, names: tuple[str, str, str] = (PAD, START, END)) -> Tokenizer:
         """Reads `tokenizer.json`. Raises CheckpointError `model_damaged`."""
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text("utf-8")), length)
+            return cls(tokenizers.Tokenizer.from_str(path.read_text("utf-8")), length, names)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError("model_damaged", f'cannot read the tokenizer "{path}": {error}; restore the file') from None

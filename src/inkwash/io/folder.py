@@ -6,7 +6,8 @@
     unet|transformer/ vae/ text_encoder/ conditioner/    config.json + safetensors
     tokenizer/tokenizer.json    scheduler/scheduler_config.json
 
-A part's config.json holds the text of a NetworkConfig; `parse(text, NetworkConfig).build()` makes the module and the tensors fill it.
+A part's config.json holds the text of a NetworkConfig, beside the keys of diffusers where that has the network too;
+`parse(text, NetworkConfig).build()` makes the module and the tensors fill it. A folder of diffusers without `inkwash.json` is read as it is.
 Every write is atomic and durable, and every read is checked against the manifest. Nothing is ever unpickled.
 """
 
@@ -26,12 +27,16 @@ from torch import Tensor, nn
 
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.durable import write_text
+from inkwash.io.foreign import describe, foreign_config, foreign_hash, foreign_tensors, foreign_tokenizer, marks, tokenizer_files
+from inkwash.io.foreign_config import to_foreign
+from inkwash.io.foreign_info import is_foreign
 from inkwash.io.info import INFO, ModelInfo, info_text, read_info
 from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
 from inkwash.nn.config import NetworkConfig
-from inkwash.tokenizer import Tokenizer
+from inkwash.tokenizer import END, PAD, START, Tokenizer
 from inkwash.value import Value, parse
 
+OWN = "_inkwash"  # our config inside theirs: diffusers passes keys with an underscore over
 DIFFUSERS_PARTS = ("unet", "transformer", "vae")
 _MATHS = ("process", "prediction", "gauge", "sigma_data", "coordinate", "network", "codec", "channels", "factor", "mean", "std",
           "conditioning", "length")
@@ -51,7 +56,9 @@ def save_part(folder: Path, name: str, module: nn.Module, config: NetworkConfig 
     where.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
                for key, tensor in module.state_dict().items()}
-    text = json.dumps({"_class_name": type(module).__name__, "config": explicit(value)}, indent=1) + "\n"
+    foreign = to_foreign(value)
+    known = {**foreign, OWN: explicit(value)} if foreign else {"config": explicit(value)}
+    text = json.dumps({"_class_name": type(module).__name__, **known}, indent=1) + "\n"
     write_text(where / "config.json", text)
     entry = save_tensors(where / weights_name(name), tensors, {"format": "pt", "inkwash.config": explicit(value)})
     _enter(folder, {f"{name}/config.json": _entry(text), f"{name}/{weights_name(name)}": entry})
@@ -64,7 +71,7 @@ def load_part(folder: Path, name: str) -> nn.Module:
     """
     config = part_config(folder, name)
     path = folder / name / weights_name(name)
-    tensors = load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
+    tensors = foreign_tensors(path) if is_foreign(folder) else load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
     module = config.build()
     _require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
     module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
@@ -84,10 +91,12 @@ def explicit(value: object) -> str:
 def part_config(folder: Path, name: str) -> NetworkConfig:
     """The config of a part, without its tensors."""
     register_networks()
+    if is_foreign(folder):
+        return foreign_config(folder, name)
     path = folder / name / "config.json"
     raw = _read_json(folder, f"{name}/config.json")
     try:
-        return parse(str(raw["config"]), NetworkConfig)  # type: ignore[type-abstract]
+        return parse(str(raw[OWN] if OWN in raw else raw["config"]), NetworkConfig)  # type: ignore[type-abstract]
     except (KeyError, TypeError, UsageError) as error:
         raise CheckpointError("model_damaged", f'"{path}": cannot build the part: {error}; restore the file') from None
 
@@ -102,35 +111,45 @@ def part_folder(path: str | Path, part: str) -> Path:
 
 def part_hash(folder: Path, part: str) -> str:
     """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part."""
+    if is_foreign(folder):
+        return hashlib.sha256((folder / part / weights_name(part)).read_bytes()).hexdigest() if (folder / part).is_dir() else ""
     tensors = [entry["tensors"] for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
     return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest() if tensors else ""
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Writes tokenizer/tokenizer.json; the length is part of ModelInfo."""
+    """Writes tokenizer/tokenizer.json, and what transformers reads for CLIP's; the length is part of ModelInfo."""
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
-    write_text(folder / "tokenizer" / "tokenizer.json", tokenizer.text())
-    _enter(folder, {"tokenizer/tokenizer.json": _entry(tokenizer.text())})
+    texts = {f"tokenizer/{name}": text for name, text in {"tokenizer.json": tokenizer.text(), **tokenizer_files(tokenizer)}.items()}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    _enter(folder, {name: _entry(text) for name, text in texts.items()})
 
 
 def load_tokenizer(folder: Path, length: int) -> Tokenizer:
     """The tokenizer of a model. Raises CheckpointError `model_damaged`."""
+    if is_foreign(folder):
+        return foreign_tokenizer(folder, length)
     _checked_text(folder, "tokenizer/tokenizer.json")
-    return Tokenizer.load(folder / "tokenizer" / "tokenizer.json", length)
+    where = folder / "tokenizer"
+    names = marks(where) if (where / "tokenizer_config.json").is_file() else (PAD, START, END)
+    return Tokenizer.load(where / "tokenizer.json", length, names)
 
 
 def save_info(folder: Path, info: ModelInfo) -> None:
     """Writes inkwash.json, model_index.json and the scheduler's config. Call it last: it completes a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"_class_name": "Pipeline", "_inkwash_version": info.inkwash, "scheduler": ["inkwash", info.process.split("(")[0]]}
-    for path in sorted(folder.glob("*/config.json")):
-        index[path.parent.name] = ["inkwash", json.loads(path.read_text("utf-8"))["_class_name"]]
-    if (folder / "tokenizer" / "tokenizer.json").is_file():
+    configs = {path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*/config.json"))}
+    index |= {name: ["inkwash", raw["_class_name"]] for name, raw in configs.items()}
+    tokenizer = (folder / "tokenizer" / "tokenizer.json").is_file()
+    if tokenizer:
         index["tokenizer"] = ["tokenizers", "Tokenizer"]
     (folder / "scheduler").mkdir(exist_ok=True)
-    texts = {INFO: info_text(info), "model_index.json": json.dumps(index, indent=1) + "\n",
-             "scheduler/scheduler_config.json": json.dumps({"_class_name": "Schedule", "process": info.process,
-                                                            "prediction": info.prediction, "gauge": info.gauge}, indent=1) + "\n"}
+    files = {"model_index.json": index, "scheduler/scheduler_config.json": {"_class_name": "Schedule", "process": info.process,
+                                                                            "prediction": info.prediction, "gauge": info.gauge}}
+    files |= describe(info, configs, tokenizer)
+    texts = {INFO: info_text(info), **{name: json.dumps(raw, indent=1) + "\n" for name, raw in files.items()}}
     for name, text in texts.items():
         write_text(folder / name, text)
     _enter(folder, {name: _entry(text) for name, text in texts.items()})
@@ -139,12 +158,15 @@ def save_info(folder: Path, info: ModelInfo) -> None:
 def load_info(folder: Path) -> ModelInfo:
     """`read_info`, compared with the manifest."""
     info = read_info(folder)
-    _checked_text(folder, INFO)
+    if not is_foreign(folder):
+        _checked_text(folder, INFO)
     return info
 
 
 def model_hash(folder: Path) -> str:
     """SHA-256 of what decides the pixels: tensors, configs, tokenizer and the mathematics of inkwash.json; not the card or the defaults."""
+    if is_foreign(folder):
+        return foreign_hash(folder)
     info = read_info(folder)
     files = {name: entry.get("tensors", entry.get("sha256")) for name, entry in read_manifest(folder).items() if "/" in name}
     maths = {name: getattr(info, name) for name in _MATHS}

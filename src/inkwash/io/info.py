@@ -129,7 +129,7 @@ def find_model(name: str | Path) -> Path:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) and (embedded / INFO).is_file():
         return embedded
     path = Path(name)
-    if (path / INFO).is_file():
+    if (path / INFO).is_file() or _is_foreign(path):
         return path
     known = ", ".join(known_models()) or "none"
     if path.is_dir():
@@ -137,9 +137,22 @@ def find_model(name: str | Path) -> Path:
     raise CheckpointError("model_not_found", f'no model "{text[:120]}"; known: {known}; or give the path of a model folder')
 
 
+def _is_foreign(folder: Path) -> bool:
+    from inkwash.io.foreign_info import is_foreign
+
+    return is_foreign(folder)
+
+
 def read_info(folder: Path) -> ModelInfo:
-    """Reads `inkwash.json`. Raises CheckpointError `model_damaged`, or `model_too_new` for a newer format."""
+    """Reads `inkwash.json`, or the configs of a diffusers folder without one.
+
+    Raises CheckpointError `model_damaged`, `unsupported_model` for a foreign one that is not known, or `model_too_new` for a newer format.
+    """
     path = folder / INFO
+    if _is_foreign(folder):
+        from inkwash.io.foreign_info import foreign_info
+
+        return foreign_info(folder)
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

@@ -164,7 +164,8 @@ class AutoencoderKL(nn.Module):
         """
         before, after = self.quant_conv, self.post_quant_conv
         if before is None or after is None or before.bias is None or after.bias is None:
-            raise UsageError("bad_network", "an autoencoder without quant convolutions cannot absorb the statistics of its latents; build one with quant=True")
+            raise UsageError("bad_network", "an autoencoder without quant convolutions cannot absorb the statistics of its latents; "
+                                            "build one with quant=True")
         scale = torch.cat([1 / std, torch.ones_like(std)])                              # (2 C,): a log-variance shifts, it is not scaled
         shift = torch.cat([-mean / std, -2 * std.log()])                                # (2 C,)
         before.weight.mul_(scale[:, None, None, None])

@@ -192,7 +192,8 @@ class DenoiserTask:
             save_part(folder, "vae", self.codec.vae, dtype=dtype)
         if isinstance(self.conditioner, TextConditioner):
             save_part(folder, "text_encoder", self.conditioner.encoder, dtype=dtype)
-            save_part(folder, "conditioner", self.conditioner.empty)
+            if self.conditioner.empty is not None:
+                save_part(folder, "conditioner", self.conditioner.empty)
             save_tokenizer(folder, self.conditioner.tokenizer)
         save_info(folder, self.info())
 
