@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkwash.nn import fused_attention
 from inkwash.nn.config import require
+from inkwash.nn.fused import ready
 from inkwash.nn.layers import channel_norm, zero
+from inkwash.nn.native import Kernels
 
 Form = Literal["auto", "sdpa", "naive"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -103,6 +106,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`mask` (B, L) bool is True for the tokens of `context` that exist."""
+        if (native := self.kernels(x, (x if context is None else context).shape[1])) is not None and not self.qk_norm:
+            kv = self.key_value(x if context is None else context)                      # (B, L, 2 width)
+            return self.out(fused_attention.attend(native, self.query(x), kv, mask, self.heads))
         q = self._split(self.query(x))                                                  # (B, N, T, d)
         k, v = self.key_value(x if context is None else context).chunk(2, dim=-1)       # (B, L, width) each
         k, v = self._split(k), self._split(v)                                           # (B, N, L, d) each
@@ -110,6 +116,12 @@ class Attention(nn.Module):
             q, k = F.layer_norm(q, q.shape[-1:]), F.layer_norm(k, k.shape[-1:])
         out = attend(q, k, v, mask, self.form, self.slice_size, self.causal)
         return self.out(out.transpose(1, 2).flatten(2))                                 # (B, T, width)
+
+    def kernels(self, x: Tensor, keys: int) -> Kernels | None:
+        """The kernels for a step of training with so many keys, where they apply."""
+        if self.form != "auto" or self.causal or keys >= SHORT:
+            return None
+        return ready(x)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)                        # (B, N, T, d)
@@ -123,6 +135,9 @@ class SpatialAttention(nn.Module):
         self.attention = Attention(width, heads, context_width, form, slice_size)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        inner = self.attention
+        if (k := inner.kernels(x, x.shape[2] * x.shape[3] if context is None else context.shape[1])) is not None:
+            return fused_attention.read(k, x, context, mask, inner.heads, inner.query, inner.key_value, inner.out)
         pixels = channel_norm(x).permute(0, 2, 3, 1).flatten(1, 2)                      # (B, H W, C)
         out = self.attention(pixels, context, mask)
         return x + out.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)                   # (B, C, H, W)

@@ -7,11 +7,13 @@ a convolutional decoder stays exactly local and can run in tiles. The convolutio
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LayerModule = nn.Conv2d | nn.Linear
+LayerModule = TypeVar("LayerModule", nn.Conv2d, nn.Linear)
 
 
 def channel_norm(x: Tensor, eps: float = 1e-6) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inkwash.train import checkpoint
+from inkwash.train import checkpoint, memory
 from inkwash.train.checkpoint import Snapshot
 from inkwash.train.config import RunConfig
 from inkwash.train.distributed import Group
@@ -41,6 +41,8 @@ class Trainer:
         self.step, self.bad_steps = 0, 0
         self.bad: tuple[int, list[str], float, float] = (0, [], 0.0, 0.0)
         self.bf16 = use_bf16(config.precision)
+        if group.device.type == "cpu":
+            memory.keep()
         group.prepare(task.roles, config.parallel)
         self.optimizers = {role: Optimizers(module, config.optimizer) for role, module in task.roles.items()}
         self.emas = {role: Ema(module, config.ema_half_life, config.ema_ramp) for role, module in task.roles.items()}
