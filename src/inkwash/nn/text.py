@@ -29,7 +29,11 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class TextEncoderConfig(NetworkConfig):
-    """Sizes of a TextEncoder: `vocab` token ids, at most `max_tokens` of them in a text, start and end marks included."""
+    """Sizes of a TextEncoder: `vocab` token ids, at most `max_tokens` of them in a text, start and end marks included.
+
+    `init` is the standard deviation of a new token's vector (a position's is half of that). Below about 0.1 a new layer's mixture of all
+    words drowns the word itself; at 1 every word is told apart from the first step, which short runs need that train the encoder along.
+    """
 
     vocab: int = 2048
     width: int = 192
@@ -38,8 +42,10 @@ class TextEncoderConfig(NetworkConfig):
     max_tokens: int = 32
     causal: bool = False
     form: str = "auto"
+    init: float = 0.02
 
     def __post_init__(self) -> None:
+        require(self.init > 0, f"init={self.init} is the size of new token vectors and must be above 0")
         require(min(self.vocab, self.width, self.layers, self.heads, self.max_tokens) > 0, f"every size of {self!r} must be at least 1")
         require(self.width % self.heads == 0, f"a width of {self.width} cannot be split into {self.heads} heads")
         check_form(self.form)
@@ -58,8 +64,8 @@ class TextEncoder(nn.Module):
         self.position = nn.Embedding(config.max_tokens, config.width)
         self.blocks = nn.ModuleList(TransformerBlock(config.width, config.heads, config.causal, config.form) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        nn.init.normal_(self.token.weight, std=0.02)
-        nn.init.normal_(self.position.weight, std=0.01)
+        nn.init.normal_(self.token.weight, std=config.init)
+        nn.init.normal_(self.position.weight, std=config.init / 2)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Text:
         """`ids` (B, L) long and `mask` (B, L) bool, True for real tokens, which stand first; no mask means that all are real.
