@@ -82,11 +82,11 @@ class Point(NamedTuple):
 
 def by_cost(points: list[Point], request: Request) -> dict[str, list[Point]]:
     """Sampler -> points at the guidance of the main measurement, in order of cost."""
-    found: dict[str, list[Point]] = {}
+    found: dict[str, dict[int, Point]] = {}
     for point in points:
         if point.setting.guidance == request.guidance:
-            found.setdefault(point.setting.sampler, []).append(point)
-    return {name: sorted(set_, key=lambda point: point.nfe) for name, set_ in found.items() if len(set_) > 1}
+            found.setdefault(point.setting.sampler, {})[point.setting.steps] = point
+    return {name: sorted(line.values(), key=lambda point: point.nfe) for name, line in found.items() if len(line) > 1}
 
 
 def by_guidance(points: list[Point], request: Request) -> list[Point]:

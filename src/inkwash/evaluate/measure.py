@@ -31,6 +31,11 @@ class Metric(NamedTuple):
     smaller_is_better: bool
     least: int
 
+    @property
+    def short(self) -> str:
+        """The title without what qualifies it."""
+        return self.title.split(",")[0].split(" above")[0].split(" at this")[0]
+
 
 METRICS: dict[str, Metric] = {
     "fd": Metric("Fréchet distance, extrapolated to N = ∞", True, 8),

@@ -116,8 +116,8 @@ def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, e
                         options.first)
     settings = curve_settings(options.curves, options.request) if options.curves is not None else []
     curved = [requests_for(setting, captions, options.curves.num, options.first) for setting in settings] if options.curves is not None else []
-    _tell_cost(worker, [(pipeline, [*wanted, *free, *(request for part in curved for request in part)]),
-                        *([(other[0], list(against))] if other is not None else [])], options.minutes, say)
+    _tell_cost(worker, [*((pipeline, part) for part in (wanted, free, *curved)), *([(other[0], against)] if other is not None else [])],
+               options.minutes, say)
 
     main = bench.samples(pipeline, wanted, "samples")
     of_other = bench.samples(other[0], against, "samples of the other model") if other is not None else None
@@ -210,21 +210,20 @@ def _parts(real: Views, rebuilt: Reconstructed, main: Set, level: float) -> dict
             "real to sampled": distances(real.features, main.views.features, level=level)}
 
 
-def _tell_cost(worker: Worker, work: Sequence[tuple[Pipeline, list[Request]]], minutes: float, say: Say) -> None:
+def _tell_cost(worker: Worker, work: Sequence[tuple[Pipeline, Sequence[Request]]], minutes: float, say: Say) -> None:
     """Says what is still to be made and how long it will take, from the time of two small trials. Raises UsageError `too_long`."""
     seconds, images, there, evaluations = 0.0, 0, 0, 0
-    for pipeline, requests in work:
-        by_setting: dict[Request, list[Request]] = {}
-        for request in requests:
-            by_setting.setdefault(dataclasses.replace(request, prompt="", seed=0), []).append(request)
-        missing = {setting: worker.missing(sample_jobs(pipeline, part)) for setting, part in by_setting.items()}
-        images += sum(missing.values())
-        there += len(requests) - sum(missing.values())
-        calls = {setting: count * evaluations_of(pipeline, setting) for setting, count in missing.items()}
-        evaluations += sum(calls.values())
-        if sum(missing.values()):
-            each, fixed = _pace(pipeline, requests[0])
-            seconds += each * sum(calls.values()) + fixed * sum(missing.values())
+    known: set[str] = set()
+    paces: dict[int, tuple[float, float]] = {}
+    for pipeline, requests in work:                        # one setting each
+        jobs = [job for job in sample_jobs(pipeline, requests) if job.key not in known]
+        known |= {job.key for job in jobs}
+        missing, whole = worker.missing(jobs), sum(job.images for job in jobs)
+        images, there = images + missing, there + whole - missing
+        if missing:
+            calls = missing * evaluations_of(pipeline, requests[0])
+            each, fixed = paces[id(pipeline)] = paces.get(id(pipeline)) or _pace(pipeline, requests[0])
+            evaluations, seconds = evaluations + calls, seconds + each * calls + fixed * missing
     seconds /= worker.team.world
     if worker.team.rank == 0:
         say(f"{images} pictures to make, {evaluations:,} network evaluations, about {_long(seconds)}; {there} are there from before")

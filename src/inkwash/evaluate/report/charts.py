@@ -15,6 +15,9 @@ WIDE, HIGH = 680, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 44, 48
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7b4ab5", "#555555")
 MARKS = ("circle", "square", "diamond", "triangle")
+SOFT = 'fill="currentColor" fill-opacity="0.65" font-size="11"'
+AXIS = 'stroke="currentColor" stroke-opacity="0.55"'
+GRID = 'stroke="currentColor" stroke-opacity="0.14"'
 
 
 class Mark(NamedTuple):
@@ -72,23 +75,25 @@ def chart(lines: Sequence[Line], title: str, x_name: str, y_name: str, *, log_x:
     else:
         pad = (high - low or 1) * 0.05
         y = Scale(low - pad if low < 0 or low > pad else 0.0, high + pad, HIGH - BOTTOM, TOP, False)
-    parts = [f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(title)}" class="chart">',
-             f'<text x="{LEFT}" y="14" class="title">{escape(title)}</text>']
+    parts = [f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(title)}" class="chart" '
+             'font-family="system-ui, sans-serif" font-size="12">',
+             f'<text x="{LEFT}" y="14" fill="currentColor" font-size="13" font-weight="600">{escape(title)}</text>']
     for tick in y.ticks():
         at = y(tick)
-        parts += [f'<line x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>',
-                  f'<text x="{LEFT - 6}" y="{at + 4:.1f}" class="tick end">{_short(tick)}</text>']
+        parts += [f'<line x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" {GRID}/>',
+                  f'<text x="{LEFT - 6}" y="{at + 4:.1f}" {SOFT} text-anchor="end">{_short(tick)}</text>']
     for tick in x_ticks if x_ticks is not None else x.ticks():
         at = x(tick)
-        parts += [f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{HIGH - BOTTOM}" y2="{HIGH - BOTTOM + 5}" class="axis"/>',
-                  f'<text x="{at:.1f}" y="{HIGH - BOTTOM + 18}" class="tick mid">{_short(tick)}</text>']
+        parts += [f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{HIGH - BOTTOM}" y2="{HIGH - BOTTOM + 5}" {AXIS}/>',
+                  f'<text x="{at:.1f}" y="{HIGH - BOTTOM + 18}" {SOFT} text-anchor="middle">{_short(tick)}</text>']
         if above is not None:
-            parts.append(f'<text x="{at:.1f}" y="{TOP - 6}" class="tick mid">{_short(above[1](tick))}</text>')
+            parts.append(f'<text x="{at:.1f}" y="{TOP - 6}" {SOFT} text-anchor="middle">{_short(above[1](tick))}</text>')
     if above is not None:
-        parts.append(f'<text x="{WIDE - RIGHT + 8}" y="{TOP - 6}" class="tick">{escape(above[0])}</text>')
-    parts += [f'<line x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{HIGH - BOTTOM}" y2="{HIGH - BOTTOM}" class="axis"/>',
-              f'<text x="{(LEFT + WIDE - RIGHT) / 2}" y="{HIGH - 8}" class="name mid">{escape(x_name)}</text>',
-              f'<text transform="translate(14 {(TOP + HIGH - BOTTOM) / 2}) rotate(-90)" class="name mid">{escape(y_name)}</text>']
+        parts.append(f'<text x="{WIDE - RIGHT + 8}" y="{TOP - 6}" {SOFT}>{escape(above[0])}</text>')
+    parts += [f'<line x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{HIGH - BOTTOM}" y2="{HIGH - BOTTOM}" {AXIS}/>',
+              f'<text x="{(LEFT + WIDE - RIGHT) / 2}" y="{HIGH - 8}" fill="currentColor" text-anchor="middle">{escape(x_name)}</text>',
+              f'<text transform="translate(14 {(TOP + HIGH - BOTTOM) / 2}) rotate(-90)" fill="currentColor" '
+              f'text-anchor="middle">{escape(y_name)}</text>']
     for number, line in enumerate(lines):
         parts += _line(line, number, x, y)
     return "".join([*parts, "</svg>"])
@@ -111,7 +116,7 @@ def _line(line: Line, number: int, x: Scale, y: Scale) -> list[str]:
     left = WIDE - RIGHT + 12
     name = escape(line.name if len(line.name) <= 20 else line.name[:19] + "…")
     parts += [f'<line x1="{left}" x2="{left + 20}" y1="{row}" y2="{row}" stroke-width="1.8"{dash}/>', _mark(shape, left + 10, row), "</g>",
-              f'<text x="{left + 26}" y="{row + 4}" class="tick">{name}</text>']
+              f'<text x="{left + 26}" y="{row + 4}" {SOFT}>{name}</text>']
     return parts
 
 

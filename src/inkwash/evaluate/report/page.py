@@ -32,9 +32,7 @@ caption{text-align:left;padding-bottom:4px}th,td{text-align:left;padding:4px 12p
 figure{margin:0;width:128px}figure.pair{width:auto}figure img{display:block;width:128px;height:auto;border:1px solid var(--rule)}
 figure.pair div{display:flex;gap:3px}figcaption{font-size:12px;line-height:1.3;overflow-wrap:anywhere;max-width:520px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 18px;font-size:14px}dd{margin:0;overflow-wrap:anywhere}
-.chart{width:100%;max-width:760px;height:auto;display:block;margin:14px 0}.chart text{fill:var(--ink);font:12px system-ui,sans-serif}
-.chart .title{font-weight:600;font-size:13px}.chart .tick{fill:var(--soft);font-size:11px}.chart .mid{text-anchor:middle}
-.chart .end{text-anchor:end}.chart .grid{stroke:var(--rule)}.chart .axis{stroke:var(--soft)}
+.chart{width:100%;max-width:760px;height:auto;display:block;margin:14px 0;color:var(--ink)}
 """
 
 
@@ -57,7 +55,8 @@ def estimates(rows: dict[str, Estimate]) -> str:
     """A table of metrics, each with interval, N and note."""
     return table(("", "value", "interval", "N", "better", "to know"),
                  [(METRICS[name].title, f"{e.value:.4g}", f"{e.low:.4g} to {e.high:.4g}", str(e.num),
-                   "" if name == "saturation" else "lower" if METRICS[name].smaller_is_better else "higher", e.note) for name, e in rows.items()])
+                   "" if name == "saturation" else "lower" if METRICS[name].smaller_is_better else "higher", e.note) for name, e in rows.items()],
+                 words=(5,))
 
 
 def picture(image: Tensor) -> str:
@@ -116,6 +115,13 @@ def _failures(found: Evaluation) -> str:
                       [f"{r.prompt} · seed {r.seed} · {float(values[i]):.3g}" for i, r in zip(order, requests, strict=True)]))
 
 
+def _power(canaries: Estimate) -> str:
+    """What follows when planted copies are not found."""
+    if canaries.value >= 0.5:
+        return ""
+    return "<p><strong>Most planted copies were not found, so the test says nothing about this model.</strong></p>"
+
+
 def _memory(found: Evaluation) -> str:
     if found.memory is None or found.train is None:
         return "<h2>Copies of training pictures</h2><p>There were no training pictures to compare with.</p>"
@@ -123,7 +129,7 @@ def _memory(found: Evaluation) -> str:
     rows = [("samples flagged as copies", inner.share), ("fresh pictures flagged by chance", inner.false_positives),
             ("what is left: memorized", inner.excess), ("planted copies found", memory.canaries)]
     text = table(("", "share", "interval", "N", "to know"),
-                 [(name, f"{e.value:.2%}", f"{e.low:.2%} to {e.high:.2%}", str(e.num), e.note) for name, e in rows])
+                 [(name, f"{e.value:.2%}", f"{e.low:.2%} to {e.high:.2%}", str(e.num), e.note) for name, e in rows], words=(4,))
     shown = []
     for sample, index in memory.shown:
         request = found.main.samples.requests[sample]
@@ -132,5 +138,6 @@ def _memory(found: Evaluation) -> str:
                               f"{' · flagged' if bool(inner.flagged[sample]) else ''} | {found.train.caption(index[0])}"))
     return ("<h2>Copies of training pictures</h2><p>The number is the distance to the nearest training picture over the mean distance to the "
             f"{min(K, len(found.train) - 1)} nearest. Below {inner.threshold:.3f} a sample is flagged, which happens to at most {memory.rate:.1%} of "
-            f"pictures that were never seen.</p>{text}<p>The samples with the lowest ratios, left, beside their nearest training pictures.</p>"
+            f"pictures that were never seen.</p>{text}{_power(memory.canaries)}"
+            "<p>The samples with the lowest ratios, left, beside their nearest training pictures.</p>"
             + groups(shown))

@@ -24,7 +24,7 @@ def likelihood(found: Evaluation) -> str:
         text += ("<h2>Likelihood of real pictures</h2>" + table(("", b.unit, "interval", "N", "to know"), [
             (name, f"{e.value:.4g}", f"{e.low:.4g} to {e.high:.4g}", str(e.num), e.note)
             for name, e in ((f"by the flow, {b.flow_steps} steps, {b.probes} probe", b.flow),
-                            (f"variational bound, {b.bound_steps} levels", b.bound))]))
+                            (f"variational bound, {b.bound_steps} levels", b.bound))], words=(4,)))
     if found.unconditional is not None:
         text += "<h2>Without a caption</h2><p>Samples of the branch that guidance compares with: the null condition alone.</p>" + table(
             ("", "value", "interval", "N"), [(METRICS[name].title, f"{e.value:.4g}", f"{e.low:.4g} to {e.high:.4g}", str(e.num))
@@ -77,7 +77,7 @@ def _cost_curves(found: Evaluation) -> str:
     ticks = sorted({point.nfe for point in every})
     for name in _seen(found, ("fd", "kid", "coverage", "precision", "adherence", "clip")):
         lines = [_line(sampler, points, name, lambda point: point.nfe) for sampler, points in costs.items()]
-        text += chart(lines, _better(name), "network evaluations per picture (NFE)", METRICS[name].title, log_x=True,
+        text += chart(lines, _better(name), "network evaluations per picture (NFE)", METRICS[name].short, log_x=True,
                       log_y=name == "fd" and _positive(lines), x_ticks=ticks)
     return text + _points(every, "Every point of these curves")
 
@@ -89,7 +89,7 @@ def _guidance_curves(found: Evaluation) -> str:
                  "above w′ = w − 1, where 0 is none.</p>")
         for name in _seen(found, ("fd", "kid", "precision", "recall", "coverage", "adherence", "clip", "saturation")):
             text += chart([_line(found.request.sampler, guided, name, lambda point: point.guidance or 0.0)], _better(name), "guidance w",
-                          METRICS[name].title, above=("w′ = w − 1", lambda w: w - 1), x_ticks=[point.guidance or 0.0 for point in guided])
+                          METRICS[name].short, above=("w′ = w − 1", lambda w: w - 1), x_ticks=[point.guidance or 0.0 for point in guided])
         text += _points(guided, "Every point of these curves")
     return text
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from html import escape
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", numbers: int = 1) -> str:
-    """A <table>; columns from `numbers` on are numbers, set to the right. Texts are escaped."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", numbers: int = 1, words: Sequence[int] = ()) -> str:
+    """A <table>; columns from `numbers` on are numbers, set to the right, but those in `words` are not. Texts are escaped."""
     if not rows:
         return ""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f'<{tag}{" class=num" if i >= numbers else ""}>{escape(cell)}</{tag}>' for i, cell in enumerate(cells)) + "</tr>"
+        right = [" class=num" if i >= numbers and i not in words else "" for i in range(len(cells))]
+        return "<tr>" + "".join(f"<{tag}{side}>{escape(cell)}</{tag}>" for side, cell in zip(right, cells, strict=True)) + "</tr>"
 
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     body = "".join(row(cells, "td") for cells in rows)
