@@ -48,14 +48,13 @@ def _scores(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor, float]
         raise UsageError("bad_pairs", f"{len(image)} images and {len(text)} captions; every image has one caption")
     check_unit("image embeddings", image)
     check_unit("caption embeddings", text)
-    x, y = image.double(), text.double()
-    rows, columns, square = [], torch.zeros(len(y), dtype=torch.float64), 0.0
-    for block in x.split(ROWS):
-        s = 100 * block @ y.T
-        rows.append(s.sum(1))
-        columns += s.sum(0)
-        square += float(s.square().sum())
-    return 100 * (x * y).sum(1), torch.cat(rows), columns, square
+    rows, columns, square = [], torch.zeros(len(text), dtype=torch.float64), 0.0
+    for block in image.split(ROWS):
+        s = 100 * block @ text.T
+        rows.append(s.sum(1, dtype=torch.float64))
+        columns += s.sum(0, dtype=torch.float64)
+        square += float(s.square().sum(dtype=torch.float64))
+    return 100 * (image.double() * text.double()).sum(1), torch.cat(rows), columns, square
 
 
 def clip_score(image: Tensor, text: Tensor, *, level: float = LEVEL) -> ClipScore:

@@ -29,7 +29,7 @@ def cmmd_statistic(real: Tensor, fake: Tensor, *, sigma: float = 10.0, scale: fl
     check_unit("real embeddings", real)
     check_unit("generated embeddings", fake)
     found = mmd_statistic(real, fake, Bell(sigma))
-    return Statistic(scale * found.value, scale * found.fake, scale * found.real, scale**2 * found.surplus)
+    return Statistic(scale * found.value, scale * found.fake, scale * found.real, scale**2 * found.surplus, True)
 
 
 def cmmd(real: Tensor, fake: Tensor, *, sigma: float = 10.0, scale: float = 1000.0, biased: bool = False, level: float = LEVEL) -> Estimate:
@@ -38,5 +38,5 @@ def cmmd(real: Tensor, fake: Tensor, *, sigma: float = 10.0, scale: float = 1000
     if not biased:
         return found.estimate(level)
     kernel = Bell(sigma)
-    offset = sum((1.0 - float(means(x, x, kernel, True).rows.mean())) / len(x) for x in (real, fake))
+    offset = sum(-float(means(x, x, kernel, True).rows.mean()) / len(x) for x in (real, fake))                     # of 1 - k
     return found._replace(value=found.value + scale * offset).estimate(level, "with i = j, biased upwards at this N")

@@ -82,7 +82,7 @@ def frechet_statistic(real: Tensor, fake: Tensor) -> Statistic:
     check_pair(real, fake)
     a, b = Moments.of(fake), Moments.of(real)
     m, c, m_2, c_2 = a.mean(), a.covariance(), b.mean(), b.covariance()
-    return Statistic(distance(m, c, m_2, c_2), influences(fake, m, c, m_2, c_2), influences(real, m_2, c_2, m, c))
+    return Statistic(distance(m, c, m_2, c_2), influences(fake, m, c, m_2, c_2), influences(real, m_2, c_2, m, c), squared=True)
 
 
 def frechet_unbiased(real: Tensor, fake: Tensor, *, seed: int = 0) -> tuple[Statistic, tuple[Point, ...]]:
@@ -90,7 +90,7 @@ def frechet_unbiased(real: Tensor, fake: Tensor, *, seed: int = 0) -> tuple[Stat
     whole = frechet_statistic(real, fake)
     value, variance, points = extrapolate(whole, frechet_statistic, real, fake, seed=seed)
     first = spread(whole.fake) + spread(whole.real)
-    return Statistic(value, whole.fake, whole.real, first - variance), points
+    return Statistic(value, whole.fake, whole.real, first - variance, True), points
 
 
 def frechet_distance(real: Tensor, fake: Tensor, *, level: float = LEVEL, seed: int = 0) -> Frechet:
@@ -98,5 +98,4 @@ def frechet_distance(real: Tensor, fake: Tensor, *, level: float = LEVEL, seed: 
     whole, points = frechet_unbiased(real, fake, seed=seed)
     note = FEW if min(len(real), len(fake)) <= real.shape[1] else ""
     plain = whole._replace(value=points[0].value).estimate(level, note or "biased upwards at this N")
-    unbiased = whole.estimate(level, note)
-    return Frechet(plain._replace(low=max(plain.low, 0.0)), unbiased, points)
+    return Frechet(plain, whole.estimate(level, note), points)

@@ -50,6 +50,8 @@ class Statistic(NamedTuple):
     fake: Tensor                                           # (N,) float64, mean 0
     real: Tensor                                           # (M,) float64, mean 0; empty where the metric has one set
     surplus: float = 0.0                                   # what the influences count twice in the variance
+    squared: bool = False                                  # the truth is a squared distance: zero or more, and skewed when near zero
+    trials: int = 0                                        # the value is a share among so many samples, independent given the other set
 
     @property
     def num(self) -> int:
@@ -67,9 +69,14 @@ class Statistic(NamedTuple):
         return math.sqrt(self.variance)
 
     def estimate(self, level: float = LEVEL, note: str = "") -> Estimate:
-        """value +- z error."""
+        """value +- z error. For a squared distance v the interval is even in sqrt(v), as the noise is: both ends move up by
+        z^2 Var_1 / (4 v), Var_1 the first order variance, and the interval begins at zero or above and is as wide below zero as at it."""
         width = normal_quantile(level) * self.error
-        return Estimate(self.value, self.value - width, self.value + width, self.num, level, note)
+        if not self.squared:
+            return Estimate(self.value, self.value - width, self.value + width, self.num, level, note)
+        first = max(spread(self.fake) + spread(self.real) - 2 * self.surplus, 0.0)
+        shift = min(normal_quantile(level) ** 2 * first / (4 * self.value), width / 2) if self.value > 0 else 0.0
+        return Estimate(self.value, max(self.value - width + shift, 0.0), max(self.value, 0.0) + width + shift, self.num, level, note)
 
 
 def spread(influence: Tensor) -> float:

@@ -18,11 +18,11 @@ from inkwash.errors import UsageError
 from inkwash.evaluate.interval import LEVEL, Estimate, Statistic
 from inkwash.evaluate.moments import check_pair
 
-ROWS = 1024
+TILE = 1024                                                # rows of x by 4 TILE rows of y are in memory at once
 
 
 class Kernel(Protocol):
-    """A function of x'y (m, n), |x|^2 (m, 1) and |y|^2 (1, n) that gives k(x, y) (m, n)."""
+    """A function of x'y (m, n), |x|^2 (m, 1) and |y|^2 (1, n) that gives k(x, y) - 1 (m, n): a constant cancels in MMD, but not its rounding."""
 
     def __call__(self, dot: Tensor, x2: Tensor, y2: Tensor, /) -> Tensor: ...
 
@@ -33,7 +33,8 @@ class Cubic(NamedTuple):
     dim: int
 
     def __call__(self, dot: Tensor, x2: Tensor, y2: Tensor, /) -> Tensor:
-        return (dot / self.dim + 1) ** 3
+        u = dot / self.dim
+        return (u + 3).mul_(u).add_(3).mul_(u)                                                 # u^3 + 3 u^2 + 3 u
 
 
 class Bell(NamedTuple):
@@ -42,15 +43,15 @@ class Bell(NamedTuple):
     sigma: float
 
     def __call__(self, dot: Tensor, x2: Tensor, y2: Tensor, /) -> Tensor:
-        return torch.exp((2 * dot - x2 - y2).clamp(max=0) / (2 * self.sigma**2))
+        return dot.mul(2).sub_(x2).sub_(y2).clamp_(max=0).div_(2 * self.sigma**2).expm1_()
 
 
 class Means(NamedTuple):
-    """Of one kernel matrix."""
+    """Of one matrix of k - 1."""
 
     rows: Tensor                                           # (m,) float64
     columns: Tensor                                        # (n,) float64
-    square: float                                          # mean of k^2
+    square: float                                          # mean of the square
 
     @property
     def noise(self) -> float:
@@ -59,32 +60,40 @@ class Means(NamedTuple):
         return max(self.square - float(self.rows.square().mean()) - float(self.columns.square().mean()) + mean**2, 0.0)
 
 
-def means(x: Tensor, y: Tensor, kernel: Kernel, same: bool) -> Means:
-    """Of k over x (m, D) and y (n, D), in blocks of rows; `same` leaves the diagonal out."""
-    y = y.double()
-    y2 = y.square().sum(1)[None]
-    rows, columns, square = [], torch.zeros(len(y), dtype=torch.float64), 0.0
-    for start in range(0, len(x), ROWS):
-        block = x[start:start + ROWS].double()
-        k = kernel(block @ y.T, block.square().sum(1)[:, None], y2)
-        if same:
-            k.diagonal(start).zero_()
-        rows.append(k.sum(1))
-        columns += k.sum(0)
-        square += float(k.square().sum())
+def means(x: Tensor, y: Tensor, kernel: Kernel, same: bool = False) -> Means:
+    """Of k - 1 over x (m, D) and y (n, D), in tiles of the features' own precision, summed in float64.
+
+    `same` says that y is x: the diagonal is left out, and only one half is computed.
+    """
+    m, n = len(x), len(y)
+    x2, y2 = x.square().sum(1)[:, None], y.square().sum(1)[None]
+    rows, columns, square = torch.zeros(m, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), 0.0
+    for top in range(0, m, TILE):
+        down = slice(top, top + TILE)
+        for left in range(top if same else 0, n, 4 * TILE):
+            across = slice(left, left + 4 * TILE)
+            k = kernel(x[down] @ y[across].T, x2[down], y2[:, across])
+            if same and left == top:
+                k.triu_(1)
+            rows[down] += k.sum(1, dtype=torch.float64)
+            columns[across] += k.sum(0, dtype=torch.float64)
+            square += float(k.square().sum(dtype=torch.float64))
+    if same:
+        rows = columns = rows + columns
+        square *= 2
     less = 1 if same else 0
-    return Means(torch.cat(rows) / (len(y) - less), columns / (len(x) - less), square / (len(x) * (len(y) - less)))
+    return Means(rows / (n - less), columns / (m - less), square / (m * (n - less)))
 
 
 def mmd_statistic(real: Tensor, fake: Tensor, kernel: Kernel) -> Statistic:
     """Unbiased MMD^2 of features (M, D) and (N, D), with influences."""
     check_pair(real, fake)
-    xx, yy, xy = means(real, real, kernel, True), means(fake, fake, kernel, True), means(real, fake, kernel, False)
+    xx, yy, xy = means(real, real, kernel, True), means(fake, fake, kernel, True), means(real, fake, kernel)
     m, n = len(real), len(fake)
     value = float(xx.rows.mean() + yy.rows.mean() - 2 * xy.rows.mean())
     to_real, to_fake = 2 * (xx.rows - xy.rows), 2 * (yy.rows - xy.columns)
     surplus = 2 * xx.noise / m**2 + 2 * yy.noise / n**2 + 4 * xy.noise / (m * n)
-    return Statistic(value, to_fake - to_fake.mean(), to_real - to_real.mean(), surplus)
+    return Statistic(value, to_fake - to_fake.mean(), to_real - to_real.mean(), surplus, True)
 
 
 def kernel_statistic(real: Tensor, fake: Tensor) -> Statistic:

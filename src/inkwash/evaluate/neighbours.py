@@ -5,7 +5,8 @@ inside the real support, recall the share of real images inside the generated on
 counts how many real balls hold a generated image, over k; coverage is the share of real balls that hold any (Naeem et al. 2020, arXiv 2002.09797,
 eq. 3-4). Low precision means bad pictures, low recall and coverage mean missing ones. All four depend on k and on both numbers of samples.
 
-Every sample's influence is exact: what changes when it is left out, balls that grow included. So both sets enter the interval.
+Every sample's influence is exact: what changes when it is left out, balls that grow included. Neighbours are not a smooth function of the data,
+so these influences overstate the noise of the supports, twofold and more: intervals of density and coverage and comparisons are on the safe side.
 """
 
 from __future__ import annotations
@@ -74,17 +75,18 @@ def hits(centres: Tensor, of: Balls, points: Tensor) -> Hits:
     least, nearest = torch.full((m,), torch.inf, dtype=points.dtype), torch.zeros(m, dtype=torch.long)
     for start in range(0, len(points), ROWS):
         d = squares(points[start:start + ROWS], centres)
-        inside, shell = d <= of.radius, d <= of.grown
-        shell &= ~inside
-        count = inside.sum(1)
+        inside, grown = d <= of.radius, d <= of.grown
+        count = inside.sum(1, dtype=torch.int32)
         held.append(count)
-        in_ball += inside.sum(0)
-        in_shell += shell.sum(0)
+        hit = inside.sum(0, dtype=torch.int32)
+        in_ball += hit
+        in_shell += grown.sum(0, dtype=torch.int32) - hit
         low, index = d.min(0)
         nearest = torch.where(low < least, index + start, nearest)
         least = torch.minimum(least, low)
-        j, i = shell[count <= 1].nonzero(as_tuple=True)
-        j = (count <= 1).nonzero().flatten()[j]
+        few = (count <= 1).nonzero().flatten()
+        j, i = (grown[few] & ~inside[few]).nonzero(as_tuple=True)
+        j = few[j]
         pairs = (j[:, None] * m + of.within[i]).flatten().unique()                            # point j enters a ball when this centre goes
         only = (count == 1).nonzero().flatten()
         alone = only * m + inside[only].int().argmax(1)                                       # point j leaves when its only centre goes
@@ -131,19 +133,26 @@ def neighbour_statistics(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, St
     forth, back = hits(x, of_real, y), hits(y, of_fake, x)
     precision, a, b = _support(forth)
     recall, c, d = _support(back)
-    return {"precision": Statistic(precision, a, b), "recall": Statistic(recall, d, c),
+    return {"precision": Statistic(precision, a, b, trials=len(y)), "recall": Statistic(recall, d, c, trials=len(x)),
             "density": Statistic(*_density(forth, of_real, k)), "coverage": Statistic(*_coverage(forth, of_real, k))}
 
 
 def share_estimate(found: Statistic, num: int, level: float = LEVEL, note: str = "") -> Estimate:
-    """Wilson's interval of a share among `num` samples, with the number of independent samples that would give its variance."""
+    """Wilson's interval of a share. Precision and recall count samples that are independent given the other set, so theirs is the interval of the
+    share in the whole population, *given* that set. Coverage takes the number of independent samples that would give its variance."""
     share, variance = found.value, found.variance
+    if found.trials:
+        return Estimate(share, *wilson(share, found.trials, level), found.trials, level, note)
     effective = min(share * (1 - share) / variance, num) if variance > 0 and 0 < share < 1 else num
     return Estimate(share, *wilson(share, effective, level), num, level, note)
 
 
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, level: float = LEVEL) -> Neighbours:
-    """The four numbers of features (M, D) of real and (N, D) of generated images. Their intervals are of the expected number at these sizes."""
+    """The four numbers of features (M, D) of real and (N, D) of generated images.
+
+    Intervals of precision and recall are given the other set's support (see `share_estimate`), those of density and coverage of their mean over
+    both sets at these sizes. Raises UsageError `bad_neighbours`.
+    """
     found, note = neighbour_statistics(real, fake, k), f"k = {k}, real N = {len(real)}"
     return Neighbours(share_estimate(found["precision"], len(fake), level, note), share_estimate(found["recall"], len(real), level, note),
                       found["density"].estimate(level, note), share_estimate(found["coverage"], len(real), level, note))
