@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from itertools import product
-
 import pytest
 import torch
-from theorem_tools import DATA, F64, PROCESSES, SAMPLERS, SDES, SPACINGS, even, path_of, solve, trace
+from theorem_tools import CHECKS, PROCESSES, SAMPLERS, SDES, SPACINGS, finding
 from torch import Tensor
 
-from inkwash.core.analytic import point
-from inkwash.core.level import Gauge, Level
+from inkwash.core.level import Level
 from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
 from inkwash.core.schedule import Linear, Schedule
 from inkwash.core.spacing import Trailing
-from inkwash.sample import Plan, Program, Sampler, begin, finish, prior, run, tick
+from inkwash.sample import Program, Sampler, begin, finish, prior, run, tick
 from inkwash.sample.kernel import State
 from inkwash.sample.onestep import DDIM, DDPM, Euler, EulerAncestral
 from inkwash.value import parse, registry
+from inkwash.verify.oracle import DATA, F64, bumpy, even, path_of, same_bits, solve
 
 PREDICTIONS: list[Prediction] = [X0(), Eps(), V(), Score(), Velocity(), EDM(), EDM(0.5)]
 
@@ -33,59 +30,20 @@ def test_samplers_are_values(sampler: Sampler) -> None:
     assert parse(str(sampler), Sampler) == sampler  # type: ignore[type-abstract]
 
 
-def deviation(plan: Plan) -> float:
-    """How far data that is one point leaves x = alpha c + sigma (unit noise), at the worst row."""
-    start = torch.tensor([plan.alpha[0], plan.sigma[0]], dtype=F64)
-    constant = torch.zeros(2 + plan.rows, dtype=F64)
-    constant[0] = 1
-    worst = 0.0
-    for row, x in enumerate(trace(plan, start, lambda x, level: constant)):
-        alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])
-        size = math.hypot(alpha, sigma)
-        worst = max(worst, abs(float(x[0]) - alpha) / size, abs(float(x[1:].norm()) - sigma) / size)
-    return worst
-
-
+@pytest.mark.parametrize("claim", ["point", "noise", "x0", "one step", "calls", "gauge", "batch", "resume"])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_exact_samplers_keep_a_point_exact_at_every_row(sampler: Sampler) -> None:
-    worst = max(deviation(sampler.plan(path_of(schedule, spacing, 6))) for schedule, spacing in product(PROCESSES, SPACINGS))
-    if sampler.exact:
-        assert worst < 1e-10
-    else:
-        assert worst > 1e-3, "claims not to be exact, and is"
+def test_claims_about_tables(sampler: Sampler, claim: str) -> None:
+    """Exactness, noise and where it is not drawn, ends, evaluations, gauges, company: what `inkwash verify` measures."""
+    assert finding(claim, sampler).passed, finding(claim, sampler).line()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_s1_s3_noise_is_drawn_by_stochastic_samplers_only_and_never_at_the_end(sampler: Sampler) -> None:
-    for schedule in PROCESSES:
-        plan = sampler.plan(path_of(schedule, Trailing(), 8))
-        assert (plan.draws > 0) == sampler.stochastic
-        assert not bool(plan.weights[-1, :, -1].any())
-
-
-@pytest.mark.parametrize("schedule", PROCESSES, ids=repr)
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_endpoints_are_finite_and_land_on_the_image(schedule: Schedule, steps: int) -> None:
-    """At t = 1 with alpha = 0 and at t = 0 with sigma = 0, for every sampler and spacing, one step included."""
-    image = torch.tensor([0.3, -0.7], dtype=F64)
-    data = point(image)
-    plans = [sampler.plan(path_of(schedule, spacing, steps)) for sampler, spacing in product(SAMPLERS, SPACINGS)]
-    programs = [Program(plan, 5, i, prior(plan, (2,), 5, i).double()) for i, plan in enumerate(plans)]
-    for result in run(lambda x, level, index: data.denoise(x, level), programs):
-        assert torch.allclose(result.clean.x, image, atol=1e-9, rtol=0)
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_gauges_do_not_matter(sampler: Sampler) -> None:
-    """The same levels in another gauge, started from the same image in its units, give the same image with the same noise."""
-    path, x = even(-3, 3, 9), torch.tensor([[1.3, -0.6, 0.8]], dtype=F64)
-    images = []
-    for gauge in Gauge:
-        plan = sampler.plan(path.to(gauge))
-        unit = torch.hypot(*plan.start)
-        images.append(solve(plan, x * unit, seed=3) / torch.hypot(*plan.end))
-    assert torch.allclose(images[0], images[1], atol=1e-11, rtol=1e-11)
-    assert torch.allclose(images[0], images[2], atol=1e-11, rtol=1e-11)
+@pytest.mark.parametrize("claim", ["posterior", "eta"])
+def test_t1_claims_about_noise(claim: str) -> None:
+    """Fresh noise has the variance of the posterior, found by Bayes from the betas alone."""
+    check = next(check for check in CHECKS if check.claim.name == claim)
+    found = check.find("sampler", {repr(sampler): sampler for sampler in SAMPLERS})
+    assert len(found) >= 4
+    assert all(one.passed for one in found), [one.line() for one in found if not one.passed]
 
 
 @pytest.mark.parametrize("schedule", PROCESSES, ids=repr)
@@ -126,16 +84,6 @@ def unlike() -> list[Program]:
     return programs
 
 
-def bumpy(x: Tensor, level: Level, index: Tensor) -> Tensor:
-    """A denoiser that no theory covers, element by element."""
-    alpha, sigma = level.like(x)
-    return torch.sin(3 * x / (alpha + sigma)) * alpha + 0.1
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    return a.numpy().tobytes() == b.numpy().tobytes()
-
-
 def test_s8_solo_equals_batched_bit_for_bit() -> None:
     programs = unlike()
     calls = []
@@ -149,7 +97,7 @@ def test_s8_solo_equals_batched_bit_for_bit() -> None:
     assert sum(calls) == sum(result.stages for result in together)
     for program, result in zip(programs, together, strict=True):
         alone = run(bumpy, [program])[0]
-        assert same(alone.x, result.x)
+        assert same_bits(alone.x, result.x)
         assert alone.stages == result.stages == program.plan.rows
 
 
@@ -157,7 +105,7 @@ def test_s8_order_of_requests_does_not_matter() -> None:
     programs = unlike()
     order = torch.randperm(len(programs), generator=torch.Generator().manual_seed(1)).tolist()
     straight, shuffled = run(bumpy, programs), run(bumpy, [programs[i] for i in order])
-    assert all(same(straight[i].x, shuffled[k].x) for k, i in enumerate(order))
+    assert all(same_bits(straight[i].x, shuffled[k].x) for k, i in enumerate(order))
 
 
 def test_s8_resume_equals_straight() -> None:
@@ -169,7 +117,7 @@ def test_s8_resume_equals_straight() -> None:
             state, _, _ = tick(bumpy, programs, state)
         stored = State(state.x.clone(), state.base.clone(), tuple(h.clone() for h in state.h), state.row.clone())
         resumed = run(bumpy, programs, state=stored)
-        assert all(same(a.x, b.x) and a.stages == b.stages for a, b in zip(straight, resumed, strict=True))
+        assert all(same_bits(a.x, b.x) and a.stages == b.stages for a, b in zip(straight, resumed, strict=True))
 
 
 def test_s8_requests_may_join_a_running_batch() -> None:
@@ -180,14 +128,14 @@ def test_s8_requests_may_join_a_running_batch() -> None:
     for _ in range(2):
         state, _, _ = tick(bumpy, early, state)
     joined = run(bumpy, [*early, *late], state=State.cat([state, begin(late)]))
-    assert all(same(a.x, b.x) for a, b in zip(joined, run(bumpy, programs)[:18], strict=True))
+    assert all(same_bits(a.x, b.x) for a, b in zip(joined, run(bumpy, programs)[:18], strict=True))
 
 
 def test_run_remembers_nothing() -> None:
     programs = unlike()[:6]
     first = run(bumpy, programs)
     run(bumpy, unlike()[6:])
-    assert all(same(a.x, b.x) for a, b in zip(first, run(bumpy, programs), strict=True))
+    assert all(same_bits(a.x, b.x) for a, b in zip(first, run(bumpy, programs), strict=True))
 
 
 @pytest.mark.parametrize("schedule", PROCESSES, ids=repr)

@@ -167,5 +167,5 @@ CONVERGENCE: tuple[Check[Sampler], ...] = (
     Check(Claim("mixture", "So it does where the denoiser is not linear, on three modes along the exact flow."), mixture),
     Check(Claim("moments", "Mean and variance of a clean Gaussian come out right at 200 steps, followed exactly."), each(keeps_moments)),
     Check(Claim("marginals", "Samples of three modes have their exact distribution (Kolmogorov and Smirnov, fixed seed)."), marginals),
-    Check(Claim("inversion", "An image that is encoded to noise and decoded returns, with the stated order; shown: the miss at 200 steps."), inversion),
+    Check(Claim("inversion", "An image encoded to noise and decoded returns, with the stated order; shown: the miss at 200 steps."), inversion),
 )
