@@ -37,6 +37,7 @@ check: $(BIN)/.dev
 	$(BIN)/mypy
 
 bench: $(BIN)/.dev
+	-@$(UVPIP) --no-deps denoising-diffusion-pytorch==2.3.4 einops==0.8.2
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 train-demo: $(BIN)/.dev

@@ -1,144 +1,47 @@
-"""Speed and memory of the embedded model, the sampling kernel and the training loop, on this machine.
+"""Speed, beside what a user would pick instead: `python benchmarks/speed.py [SECTION ...] [--quick] [--out FOLDER]`.
 
-Every figure is a median of several runs with its spread, since machines are noisy; nothing is compared with numbers from elsewhere.
-Writes a dated JSON file beside this one: `python benchmarks/speed.py [--out FILE] [--quick]`.
+Sections: ceiling, kernel, sampling, training, scaling, embedded; all of them without an argument. Peers are optional and said to be missing
+when they are. Writes DATE-bench.json and DATE-bench.md beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import importlib
 import json
 import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from harness import machine, show
 
-import inkwash
-from inkwash.cond import Cond
-from inkwash.core.level import Level
-from inkwash.core.schedule import Cosine, Schedule
-from inkwash.core.spacing import Trailing
-from inkwash.guide import CFG, evaluate
-from inkwash.pipeline import Pipeline
-from inkwash.request import Request
-from inkwash.sample import Program, Sampler, prior, run
-from inkwash.value import parse
-
-PROMPT = "emoji of a smiling cat"
-
-
-def median(times: list[float]) -> dict[str, float]:
-    """Median, least and most of some seconds."""
-    return {"median": round(statistics.median(times), 4), "min": round(min(times), 4), "max": round(max(times), 4), "runs": len(times)}
-
-
-def timed(function: Callable[[], object], runs: int) -> dict[str, float]:
-    """Seconds of `runs` calls after one that does not count."""
-    function()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return median(times)
-
-
-def whole_process(runs: int) -> dict[str, Any]:
-    """`inkwash generate` from process start to file, and the most memory that one such process held."""
-    times = []
-    with tempfile.TemporaryDirectory() as folder:
-        for i in range(runs + 1):
-            start = time.perf_counter()
-            file = Path(folder) / f"{i}.png"
-            subprocess.run([Path(sys.executable).parent / "inkwash", "generate", PROMPT, "--quiet", "--seed", str(i), "-o", file], check=True)
-            times.append(time.perf_counter() - start)
-            if not file.is_file():
-                raise RuntimeError(f"inkwash generate made no {file.name}")
-    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return {"seconds": median(times[1:]), "peak_memory_mib": round(peak_kib / 1024, 1)}
-
-
-def loaded(pipe: Pipeline, runs: int) -> dict[str, Any]:
-    """Seconds per image at the default settings after loading, alone and in a batch of eight."""
-    default, (wide, high) = pipe.info.defaults, pipe.info.sizes.default
-
-    def make(count: int) -> list[Any]:
-        return pipe.generate([Request(PROMPT, "", seed, default.steps, default.sampler, default.spacing, default.guidance, wide, high)
-                              for seed in range(count)])
-
-    nfe = make(1)[0].nfe
-    alone, eight = timed(lambda: make(1), runs), timed(lambda: make(8), max(2, runs // 2))
-    return {"settings": str(default), "nfe": nfe, "seconds_alone": alone, "seconds_of_eight": eight,
-            "seconds_per_image_of_eight": round(eight["median"] / 8, 4)}
-
-
-def kernel(runs: int) -> dict[str, Any]:
-    """Microseconds per sample and row of the sampling kernel and of guided evaluation, with a network that costs nothing."""
-    found: dict[str, Any] = {}
-    schedule: Schedule = Cosine()
-    for name in ("ddim", "dpmpp_2m", "unipc"):
-        plan = parse(name, Sampler).plan(Trailing().levels(schedule, 20))  # type: ignore[type-abstract]
-        for batch in (1, 8, 64):
-            programs = [Program(plan, i, 0, prior(plan, (8, 16, 16), i, 0)) for i in range(batch)]
-            seconds = timed(lambda programs=programs: run(lambda x, level, index: x, programs), runs)["median"]  # type: ignore[misc]
-            found[f"{name}, batch {batch}"] = round(seconds / plan.rows / batch * 1e6, 1)
-    for batch in (1, 8, 64):
-        x, cond = torch.randn(batch, 8, 16, 16), Cond({"tokens": torch.randn(batch, 32, 192)})
-        level = Level(torch.full((batch,), 0.6, dtype=torch.float64), torch.full((batch,), 0.8, dtype=torch.float64))
-        guidances = [CFG(scale=4.0)] * batch
-        models = {"main": lambda x, level, cond: x}
-        seconds = timed(lambda: evaluate(models, x, level, guidances, {"cond": cond, "null": cond}), runs)["median"]
-        found[f"guidance, batch {batch}"] = round(seconds / batch * 1e6, 1)
-    return found
-
-
-def network(pipe: Pipeline, runs: int) -> dict[str, Any]:
-    """Milliseconds of one call of the denoiser's network in what it computes in, and of decoding one image."""
-    channels, high, wide = pipe.codec.shape(*pipe.info.sizes.default)
-    found: dict[str, Any] = {"dtype": str(pipe.dtype)}
-    with torch.inference_mode():
-        for batch in (1, 2, 8):
-            x = torch.randn(batch, channels, high, wide)
-            level = Level(torch.full((batch,), 0.6, dtype=torch.float64), torch.full((batch,), 0.8, dtype=torch.float64))
-            cond = pipe.conditioner([PROMPT] * batch)
-            found[f"denoiser, batch {batch}, ms"] = round(timed(lambda: pipe.denoiser(x, level, cond), runs)["median"] * 1e3, 2)
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
-                 platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
-    return {"date": datetime.date.today().isoformat(), "processor": model, "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
-            "amx": bool(torch.cpu._is_amx_tile_supported()), "python": platform.python_version(), "torch": torch.__version__,
-            "inkwash": inkwash.__version__, "system": platform.system()}
+SECTIONS = ("ceiling", "kernel", "training", "sampling", "scaling", "embedded")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="the JSON file to write; default benchmarks/DATE-speed.json")
-    parser.add_argument("--quick", action="store_true", help="fewer runs")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all unless given")
+    parser.add_argument("--quick", action="store_true", help="fewer runs, smaller cases, no compiled ways: about two minutes")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="the folder of the results")
     options = parser.parse_args()
-    runs = 3 if options.quick else 9
-    pipe = Pipeline.from_pretrained("mini")
-    result = {"command": "make bench", "machine": machine(), "whole process": whole_process(3 if options.quick else 5), "loaded": loaded(pipe, runs),
-              "network": network(pipe, runs), "kernel, microseconds per sample and row": kernel(runs)}
-    text = json.dumps(result, indent=1) + "\n"
-    path = options.out or Path(__file__).parent / f"{result['machine']['date']}-speed.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(text, end="")
-    print(f"written to {os.path.relpath(path)}")
+    machine_now = machine()
+    everything = {"machine": machine_now, "quick": options.quick, "sections": {}}
+    text = [f"# Speed, {machine_now['date']}", "", *(f"- {key}: {value}" for key, value in machine_now.items()),
+            "- times: median of runs taken by turns; ratios compare medians of one process", ""]
+    if not torch.cuda.is_available():
+        text += ["No GPU here: every figure is of the processor. With one, the same command measures it.", ""]
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = f"{machine_now['date']}-bench" + ("-quick" if options.quick else "") + ("" if not options.sections else "-" + "-".join(options.sections))
+    for section in options.sections or SECTIONS:
+        start = time.perf_counter()
+        results = importlib.import_module(section).measure(options.quick)
+        everything["sections"][section] = {"seconds": round(time.perf_counter() - start, 1), "results": results}
+        text.append(show(section.capitalize(), results))
+        print(text[-1], flush=True)
+        (options.out / f"{name}.json").write_text(json.dumps(everything, indent=1) + "\n")
+        (options.out / f"{name}.md").write_text("\n".join(text))
+    print(f"written to {os.path.relpath(options.out / name)}.json and .md")
 
 
 if __name__ == "__main__":
