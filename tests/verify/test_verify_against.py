@@ -32,7 +32,7 @@ class ToyRide:
             self.points.insert(1, Point(*[(a + b) / 2 for a, b in zip(*self.points[:2], strict=True)]))
         if flaw == "starts late":
             self.points = self.points[1:]
-        self.calls = len(self.points) - 1
+        self.calls, self.end = len(self.points) - 1, self.points[-1]
         self.outer = True
 
     @property

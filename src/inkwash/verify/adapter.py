@@ -29,6 +29,10 @@ class Ride(Protocol):
         """Where x stands before the next call, as the library says."""
 
     @property
+    def end(self) -> Point:
+        """Where x stands after the last call, as the library says."""
+
+    @property
     def outer(self) -> bool:
         """Whether x stands between two whole steps, and not inside one of several calls."""
 
@@ -42,7 +46,7 @@ class Facts:
 
     name: str                                              # the scheduler with its settings
     gauge: Gauge                                           # of its x
-    order: int | None = None                               # of convergence as documented; None: none is stated
+    order: int | None = None                               # of convergence as documented; None: none is stated; 0: it has none
     stochastic: bool = False
     calls_a_step: int = 1
     fewer: int = 0                                         # calls that the documentation says are saved, or with a minus added, per run

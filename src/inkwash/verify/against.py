@@ -64,6 +64,8 @@ def go(ride: Ride, start: Callable[[Point], Tensor], network: Network, draw: Cal
 def order(candidate: Candidate) -> Measure | None:
     """Reached between the first level and the last one before clean, on levels as even in lam as can be."""
     facts = candidate.facts
+    if facts.order == 0:
+        return None
     pairs = [(n, _error(candidate, n)) for n in COUNTS]
     seen = [(n, error) for n, error in pairs if error > ROUNDING]
     if len(seen) < 2:
@@ -165,8 +167,9 @@ def _unit(row: int, x: Tensor) -> Tensor:
 
 def lands(candidate: Candidate) -> Measure:
     """When the data are one image, the image comes out."""
-    miss = _miss(candidate, ASKED)
-    return Measure(miss < 1e-4, f"misses x0 by {miss:.1e}", "below 1e-04", f"{ASKED} steps, data that are one point", f"{miss:.0e}")
+    miss, end = _miss(candidate, ASKED), candidate.ride(ASKED).end
+    note = f"{ASKED} steps, data that are one point" + (f"; it says that it ends at sigma = {end.sigma:.2g}" if end.sigma else "")
+    return Measure(miss < 1e-4, f"misses x0 by {miss:.1e}", "below 1e-04", note, f"{miss:.0e}")
 
 
 def one_step(candidate: Candidate) -> Measure:
@@ -184,8 +187,9 @@ def parity(candidate: Candidate) -> Measure | None:
     def begin(level: Point) -> Tensor:
         return level.sigma * noise.normal((1, 3), SEED, 0, 0, "start").double()
 
-    seen, theirs = go(candidate.ride(ASKED), begin, DATA.denoise, lambda row, x: noise.normal(x.shape, SEED, 0, row, "step").to(x))
-    points = [*(visit.level for visit in seen if visit.outer), Point(1.0, 0.0)]
+    ride = candidate.ride(ASKED)
+    seen, theirs = go(ride, begin, DATA.denoise, lambda row, x: noise.normal(x.shape, SEED, 0, row, "step").to(x))
+    points = [*(visit.level for visit in seen if visit.outer), ride.end]
     path = Path(facts.gauge, Level(*torch.tensor(points, dtype=F64).T))
     plan = parse(facts.ours, Sampler).plan(path)  # type: ignore[type-abstract]
     ours = run(lambda x, level, index: DATA.denoise(x[0], level)[None], [Program(plan, SEED, 0, begin(points[0]))])[0].x

@@ -77,8 +77,8 @@ KINDS = (
     Kind("UniPCMultistepScheduler", "vp", {"solver_order": 2}, 3, ours="unipc", note="order p + 1 with its corrector"),
     Kind("UniPCMultistepScheduler", "vp", {"solver_order": 3}, 4, ours="unipc_3", note="order p + 1 with its corrector"),
     Kind("SASolverScheduler", "vp", {}, None, True),
-    Kind("LCMScheduler", "time", {"original_inference_steps": 1000}, None, True, ours="lcm", spacings=(), note="for distilled networks, no order"),
-    Kind("TCDScheduler", "time", {"original_inference_steps": 1000}, None, True, spacings=(), note="for distilled networks, no order"),
+    Kind("LCMScheduler", "time", {"original_inference_steps": 1000}, 0, True, ours="lcm", spacings=(), note="for distilled networks, no order"),
+    Kind("TCDScheduler", "time", {"original_inference_steps": 1000}, 0, True, spacings=(), note="for distilled networks, no order"),
     Kind("IPNDMScheduler", "ipndm", {}, 4, answer="v", **OWN),
     Kind("FlowMatchEulerDiscreteScheduler", "flow", {}, 1, ours="euler", answer="velocity", **OWN),
     Kind("FlowMatchEulerDiscreteScheduler", "flow", {"shift": 3.0}, 1, ours="euler", answer="velocity", **OWN),
@@ -107,6 +107,15 @@ class DiffusersRide:
         if self.kind.cls == "PNDMScheduler":
             return self.row != 1                           # the second call repeats the first step
         return bool(getattr(self.scheduler, "state_in_first_order", True))
+
+    @property
+    def end(self) -> Point:
+        if self.kind.levels == "ipndm":
+            return Point(float(self.scheduler.alphas[-1]), float(self.scheduler.betas[-1]))
+        if self.kind.levels != "time":
+            return _point(self.kind.levels, float(self.scheduler.sigmas[-1]))
+        abar = float(getattr(self.scheduler, "final_alpha_cumprod", 1.0))
+        return Point(math.sqrt(abar), math.sqrt(1 - abar))
 
     @property
     def level(self) -> Point:
