@@ -2,7 +2,7 @@
 
 A line `{{ registry KIND }}` becomes a table of everything registered of that kind: name, value, order where there is one, source.
 `{{ errors }}` becomes the table of exit codes, `{{ recipes }}` the shipped recipes, `{{ settings CLASS }}` the keys of a part of a recipe,
-`{{ tasks }}` those of every task, `{{ model NAME }}` the facts of an embedded model.
+`{{ tasks }}` those of every task, `{{ model NAME }}` the facts of an embedded model, `{{ errata }}` the mistakes of the articles.
 The source of a part is what its docstring cites; where it cites nothing, the papers whose row in the bibliography names it.
 """
 
@@ -212,6 +212,28 @@ def model_table(name: str) -> str:
     return "\n".join([*picture, _row(["fact", "value"]), _row(["---"] * 2), *map(_row, rows)])
 
 
+def errata_text() -> str:
+    """A section for each mistake of the articles; tests run the checks of the same list."""
+    import sys
+
+    folder = str(Path(__file__).parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    from errata import ARTICLES, ERRATA
+
+    kinds = {"code": "computed", "fact": "compared with a cited fact, looked up in November 2026",
+             "unread": "compared with a cited fact that we could look up at second hand only"}
+    lines = [_row(["article", "what it is", "mistakes"]), _row(["---"] * 3)]
+    lines += [_row([key, what, str(sum(entry.article == key for entry in ERRATA))]) for key, what in ARTICLES.items()]
+    for entry in ERRATA:
+        lines += ["", f"## {entry.number}. {entry.topic[0].upper()}{entry.topic[1:]}", "",
+                  _row([f"article {entry.article}", _cell(entry.says)]), _row(["---"] * 2), _row(["wrong, because", _cell(entry.why)]),
+                  _row(["right", _cell(entry.instead)]),
+                  _row(["source", _cell(_ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", entry.source))]),
+                  _row(["checked", kinds[entry.kind]])]
+    return "\n".join(lines)
+
+
 def _cell(text: str) -> str:
     """Text that stays in its cell and keeps its formulas."""
     parts = text.replace("|", "\\|").split("`")
@@ -224,4 +246,5 @@ def _row(cells: Any) -> str:
 
 
 MARKS: dict[str, Callable[..., str]] = {
-    "registry": registry_table, "errors": error_table, "recipes": recipe_table, "settings": settings_table, "tasks": tasks_text, "model": model_table}
+    "registry": registry_table, "errors": error_table, "recipes": recipe_table, "settings": settings_table, "tasks": tasks_text, "model": model_table,
+    "errata": errata_text}
