@@ -29,6 +29,7 @@ class Case(NamedTuple):
     draw: Callable[[Generator], tuple[Estimate, ...]]
     truth: tuple[float, ...] | None                        # None: the mean over other draws
     known_to_fail: bool = False
+    most: int = 10**6                                      # repetitions, of a slow case
 
 
 class Normal(NamedTuple):
@@ -132,16 +133,16 @@ EVEN, DROPPED = (1.0,) * 8, (1.0, 1.0, 1.0, 1.0, 1.0, 0.02, 0.02, 0.0)
 
 
 def prdc(num: int, num_real: int, weights: tuple[float, ...], noise: float, title: str, k: int = 5) -> Case:
-    """Truths of precision and recall are those of the support at hand, by 4000 fresh points; the intervals are shifted to make them zero."""
+    """Truths of precision and recall are those of the support at hand, by 2000 fresh points; the intervals are shifted to make them zero."""
     def draw(rng: Generator) -> tuple[Estimate, ...]:
         x, y = modes(num_real, 6, EVEN, 0, rng), modes(num, 6, weights, noise, rng)
         found = precision_recall_density_coverage(x, y, k)
-        fresh = [modes(4000, 6, weights, noise, rng), modes(4000, 6, EVEN, 0, rng)]
+        fresh = [modes(2000, 6, weights, noise, rng), modes(2000, 6, EVEN, 0, rng)]
         given = [float((hits(z, balls(z, k), points).balls > 0).double().mean()) for z, points in zip((x, y), fresh)]
         moved = [e._replace(value=e.value - t, low=e.low - t, high=e.high - t) for e, t in zip(found[:2], given)]
         return moved[0], moved[1], found.density, found.coverage
-    return Case(f"8 modes, {title}, real N = {num_real}, N = {num}, k = {k}", ("precision - truth given the real set", "recall - truth given the other set",
-                "density", "coverage"), draw, None)
+    names = ("precision - truth given the real set", "recall - truth given the other set", "density", "coverage")
+    return Case(f"8 modes, {title}, real N = {num_real}, N = {num}, k = {k}", names, draw, None, most=400)
 
 
 def paired(name: str, num: int, apart: float) -> Case:
@@ -176,7 +177,7 @@ def copies(num: int, share: float) -> Case:
         near = train[torch.randint(600, (num,), generator=rng)] + 0.01 * torch.randn(num, 8, generator=rng)
         found = memorization(torch.where(copied[:, None], near, fake), train, held, k=10)
         return (found.excess,)
-    return Case(f"{100 * share:g} % near copies among N = {num}", ("memorized, above false alarms",), draw, (share,))
+    return Case(f"{100 * share:g} % near copies among N = {num}", ("memorized, above false alarms",), draw, (share * (1 - 4 / 401),))
 
 
 def shares(p: float, num: int) -> Case:
@@ -199,7 +200,8 @@ def average(num: int) -> Case:
 
 def quantile_of_normal(num: int) -> Case:
     def draw(rng: Generator) -> tuple[Estimate, ...]:
-        return (bootstrap(torch.randn(num, generator=rng).exp(), lambda x: x.log().std(), resamples=500, seed=int(torch.randint(10**6, (), generator=rng))),)
+        seed = int(torch.randint(10**6, (), generator=rng))
+        return (bootstrap(torch.randn(num, generator=rng).exp(), lambda x: x.log().std(), resamples=500, seed=seed),)
     return Case(f"log-normal values, N = {num}", ("deviation of logarithms, BCa bootstrap",), draw, (1.0,))
 
 

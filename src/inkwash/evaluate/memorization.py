@@ -5,8 +5,9 @@ mean distance to the `k` nearest is small (Carlini et al. 2023, arXiv 2301.13188
 that were not trained on: the threshold is the rank floor(rate (n + 1)) of their n ratios, so a fresh image is flagged with a probability of at
 most `rate` (split conformal prediction, Vovk et al. 2005). Without such images the training images stand in, each against the others.
 
-The rate that was reached is measured on the half of the fresh images that did not set the threshold, and taken from the share of flagged images
-by Newcombe's interval of a difference (1998): what is left above it is memorized.
+The threshold is itself a sample quantile, as uncertain as a share of the n fresh images. So what is memorized is the share of flagged images less
+the share of fresh images under the threshold, with Newcombe's interval of a difference (1998). That the rate is kept is measured too, on each half
+of the fresh images with the threshold of the other.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Memorization(NamedTuple):
 
     share: Estimate                                        # of generated images under the threshold
     false_positives: Estimate                              # the same share of fresh images, under thresholds that they did not set
-    excess: Estimate                                       # share - false_positives
+    excess: Estimate                                       # share - that of the fresh images that set the threshold
     threshold: float                                       # of the ratio
     ratio: Tensor                                          # (N,) float64
     flagged: Tensor                                        # (N,) bool
@@ -71,12 +72,15 @@ def ratios(distances: Tensor) -> Tensor:
     return distances[:, 0] / distances.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def threshold(fresh: Tensor, rate: float) -> float:
-    """The ratio below which a fresh image falls with probability <= rate. Raises UsageError `too_few` for fewer than 1 / rate - 1 images."""
+def threshold(fresh: Tensor, rate: float) -> tuple[float, int]:
+    """The ratio below which a fresh image falls with probability rank / (n + 1) <= rate, and the rank.
+
+    Raises UsageError `too_few` for fewer than 1 / rate - 1 images.
+    """
     rank = math.floor(rate * (len(fresh) + 1) + 1e-9)
     if rank < 1:
         raise UsageError("too_few", f"{len(fresh)} images not trained on cannot show a rate of {rate:g}; give at least {math.ceil(1 / rate) - 1}")
-    return float(fresh.sort().values[rank - 1])
+    return float(fresh.sort().values[rank - 1]), rank
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
@@ -105,11 +109,12 @@ def memorization(fake: Tensor, train: Tensor, held_out: Tensor | None = None, *,
         check_pair(train, held_out, 2)
         fresh, note = ratios(nearest(held_out, train, k)[0]), "calibrated on held out images"
     distances, indices = nearest(fake, train, k)
-    ratio, limit = ratios(distances), threshold(fresh, rate)
+    ratio, (limit, rank) = ratios(distances), threshold(fresh, rate)
     flagged = ratio < limit
     halves = torch.randperm(len(fresh), generator=torch.Generator().manual_seed(seed)).tensor_split(2)
-    false = sum(int((fresh[test] < threshold(fresh[rest], rate)).sum()) for test, rest in (halves, halves[::-1]))
+    false = sum(int((fresh[test] < threshold(fresh[rest], rate)[0]).sum()) for test, rest in (halves, halves[::-1]))
     share, false_positives = proportion(int(flagged.sum()), len(fake), level, note), proportion(false, len(fresh), level, note)
+    excess = difference(share, proportion(rank, len(fresh), level))
     order = [int(i) for i in ratio.argsort() if flagged[i]]
     copies = tuple(Copy(i, int(indices[i, 0]), float(ratio[i]), float(distances[i, 0])) for i in order)
-    return Memorization(share, false_positives, difference(share, false_positives), limit, ratio, flagged, copies)
+    return Memorization(share, false_positives, excess, limit, ratio, flagged, copies)

@@ -1,0 +1,171 @@
+"""Row E1: the Frechet distance against its closed form, torchmetrics and its own bias, and sums that no order of summation changes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import warnings
+
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+
+from inkwash.errors import InkwashWarning, UsageError
+from inkwash.evaluate.extrapolate import intercept
+from inkwash.evaluate.frechet import distance, frechet, frechet_distance, frechet_statistic, transport
+from inkwash.evaluate.moments import Moments, interleave
+
+F64 = torch.float64
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def spd(dim: int, seed: int) -> Tensor:
+    a = torch.randn(dim, 2 * dim, generator=rng(seed), dtype=F64)
+    return a @ a.T / dim
+
+
+def test_distance_of_commuting_gaussians_is_the_sum_over_axes() -> None:
+    s, s_2, m = torch.tensor([1.0, 2.0, 0.5], dtype=F64), torch.tensor([0.3, 2.5, 0.5], dtype=F64), torch.tensor([0.1, 0.0, -2.0], dtype=F64)
+    axes = torch.linalg.qr(torch.randn(3, 3, generator=rng(), dtype=F64))[0]
+    found = distance(m, (axes * s**2) @ axes.T, torch.zeros(3, dtype=F64), (axes * s_2**2) @ axes.T)
+    assert found == pytest.approx(float(m.square().sum() + (s - s_2).square().sum()), rel=1e-12)
+
+
+def test_distance_equals_the_general_matrix_root() -> None:
+    a, b, zero = spd(12, 1), spd(12, 2), torch.zeros(12, dtype=F64)
+    expected = float(a.trace() + b.trace()) - 2 * float(scipy.linalg.sqrtm((a @ b).numpy()).real.trace())
+    assert distance(zero, a, zero, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_transport_carries_one_covariance_to_the_other() -> None:
+    a, b = spd(10, 3), spd(10, 4)
+    t = transport(a, b)
+    assert torch.allclose(t @ a @ t, b, rtol=1e-10, atol=1e-12)
+
+
+def test_influence_is_the_derivative_of_the_distance() -> None:
+    real, fake = torch.randn(400, 5, generator=rng(1)), torch.randn(300, 5, generator=rng(2)) * 1.4 + 0.3
+    found = frechet_statistic(real, fake)
+    for side, change in (("fake", found.fake), ("real", found.real)):
+        for j in (0, 7, 33):
+            keep = torch.arange(len(change)) != j
+            less = frechet_statistic(*((real, fake[keep]) if side == "fake" else (real[keep], fake))).value
+            assert (found.value - less) * (len(change) - 1) == pytest.approx(float(change[j]), rel=0.15, abs=0.05)
+
+
+class Same(nn.Module):
+    num_features = 6
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :6].float()
+
+
+def test_agrees_with_torchmetrics() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is in the test group; make install")
+    metric = torchmetrics.FrechetInceptionDistance(feature=Same(), normalize=False, input_img_size=(3, 2, 1))
+    images = [torch.randint(0, 256, (500, 3, 2, 1), generator=rng(s), dtype=torch.uint8) for s in (0, 1)]
+    images[1] = images[1] // 2
+    for real, batch in zip((True, False), images):
+        metric.update(batch, real=real)
+    ours = frechet(*(Moments.of(Same()(batch)) for batch in images))
+    assert ours == pytest.approx(float(metric.compute()), rel=1e-4)
+
+
+def test_distance_of_few_samples_is_finite_and_warned_of() -> None:
+    real, fake = torch.randn(20, 40, generator=rng(1)), torch.randn(15, 40, generator=rng(2))
+    with pytest.warns(InkwashWarning, match="singular"):
+        value = frechet(Moments.of(real), Moments.of(fake))
+    x, y = (z.double() - z.double().mean(0) for z in (real, fake))
+    cross = torch.linalg.svdvals(x @ y.T).sum() / (19 * 14) ** 0.5                            # tr (C C')^1/2 of singular covariances
+    expected = (real.double().mean(0) - fake.double().mean(0)).square().sum() + x.square().sum() / 19 + y.square().sum() / 14 - 2 * cross
+    assert value == pytest.approx(float(expected), rel=1e-6)
+    assert "singular" in frechet_distance(real, fake).unbiased.note
+
+
+def test_equal_sets_have_distance_zero() -> None:
+    x = torch.randn(500, 8, generator=rng())
+    assert frechet(Moments.of(x), Moments.of(x)) == pytest.approx(0, abs=1e-6)
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    """Equal distributions: the plain distance is far from zero, the extrapolated one is not; the points fall on a line in 1 / N."""
+    found = [frechet_distance(*(torch.randn(2000, 24, generator=rng(2 * seed + side)) for side in (0, 1))) for seed in range(12)]
+    plain, unbiased = (sum(getattr(one, name).value for one in found) / 12 for name in ("plain", "unbiased"))
+    assert plain > 0.1
+    assert abs(unbiased) < plain / 10
+    assert all(one.plain.low > 0 and one.unbiased.low <= 0 for one in found)
+    assert [point.num for point in found[0].curve] == [2000, 1000, 500]
+    assert intercept([1, 2, 4], [point.value for point in found[0].curve]) == pytest.approx(found[0].unbiased.value)
+
+
+def test_moments_equal_mean_and_covariance() -> None:
+    x = torch.randn(3000, 9, generator=rng()) * torch.logspace(-2, 2, 9) + 3
+    found = Moments.of(x)
+    assert torch.allclose(found.mean(), x.double().mean(0), rtol=1e-7, atol=1e-8)
+    assert torch.allclose(found.covariance(), x.double().T.cov(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shards_merge_to_the_bits_of_one_process(world: int) -> None:
+    x = torch.randn(1001, 33, generator=rng()) * 7 + 0.1
+    whole = Moments.of(x)
+    shards = [Moments.of(x[rank::world]) for rank in range(world)]
+    for order in (shards, shards[::-1]):
+        merged = order[0].merge(*order[1:])
+        assert merged.num == 1001
+        assert torch.equal(merged.total, whole.total)
+        assert torch.equal(merged.products, whole.products)
+        assert torch.equal(merged.covariance(), whole.covariance())
+    assert torch.equal(interleave([x[rank::world] for rank in range(world)]), x)
+    naive = sum(x[rank::2].T @ x[rank::2] for rank in range(2))
+    assert not torch.equal(naive, x.T @ x), "plain sums would have passed too: the data is too easy"
+
+
+WORKER = """
+import os, torch, torch.distributed as dist
+from inkwash.evaluate.moments import Moments
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+x = torch.randn(701, 16, generator=torch.Generator().manual_seed(3)) * 5
+own = Moments.of(x[rank::world])
+parts = [torch.tensor(own.num), own.total, own.products]
+for part in parts:
+    dist.all_reduce(part)
+whole = Moments.of(x)
+assert int(parts[0]) == whole.num and torch.equal(parts[1], whole.total) and torch.equal(parts[2], whole.products)
+assert torch.equal(Moments(int(parts[0]), *parts[1:]).covariance(), whole.covariance())
+print("equal bits on", rank)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_reduce_to_the_bits_of_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                                     "OMP_NUM_THREADS": str(rank + 1)}) for rank in range(2)]
+    for rank, worker in enumerate(workers):
+        out, err = worker.communicate(timeout=120)
+        assert f"equal bits on {rank}" in out, err
+
+
+@pytest.mark.parametrize(("features", "code"), [
+    (torch.zeros(3), "bad_features"), (torch.zeros(3, 2, dtype=torch.int64), "bad_features"), (torch.full((3, 2), torch.nan), "bad_features"),
+    (torch.full((3, 2), 2000.0), "bad_features")])
+def test_wrong_features_are_refused(features: Tensor, code: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Moments.of(features)
+    assert caught.value.code == code
+
+
+def test_sets_of_different_extractors_are_refused() -> None:
+    with pytest.raises(UsageError, match="one extractor"), warnings.catch_warnings():
+        frechet_distance(torch.zeros(9, 3), torch.zeros(9, 4))

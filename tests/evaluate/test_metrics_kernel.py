@@ -1,0 +1,103 @@
+"""KID, CMMD and the CLIP score (row E2) against plain formulas, torchmetrics and shuffled captions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inkwash.errors import UsageError
+from inkwash.evaluate.clipscore import clip_score
+from inkwash.evaluate.cmmd import cmmd
+from inkwash.evaluate.interval import spread
+from inkwash.evaluate.kernel import kernel_distance, kernel_distance_subsets, kernel_statistic
+
+
+def draw(num: int, dim: int, seed: int) -> Tensor:
+    return torch.randn(num, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def off_diagonal(k: Tensor) -> float:
+    return float(k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+
+
+def test_kernel_distance_is_its_definition() -> None:
+    x, y = draw(1500, 7, 1).double(), draw(1100, 7, 2).double() * 1.2 + 0.2                   # several tiles, uneven
+    k = [(a @ b.T / 7 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    expected = off_diagonal(k[0]) + off_diagonal(k[1]) - 2 * float(k[2].mean())
+    assert kernel_distance(x, y).value == pytest.approx(expected, rel=1e-10)
+    assert kernel_distance(x.float(), y.float()).value == pytest.approx(expected, rel=1e-4)
+
+
+def test_kernel_influence_is_what_leaving_out_a_sample_changes() -> None:
+    x, y = draw(60, 4, 1).double(), draw(50, 4, 2).double() + 0.5
+    found = kernel_statistic(x, y)
+    left = torch.tensor([kernel_statistic(x, y[torch.arange(50) != j]).value for j in range(50)], dtype=torch.float64)
+    jackknife = 49 / 50 * float((left - left.mean()).square().sum())
+    assert spread(found.fake) == pytest.approx(jackknife, rel=0.1)
+
+
+class Same(nn.Module):
+    num_features = 6
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :6].float() / 100
+
+
+def test_kernel_distance_agrees_with_torchmetrics() -> None:
+    kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is in the test group; make install")
+    a, b = (torch.randint(0, top, (300, 3, 2, 1), generator=torch.Generator().manual_seed(top), dtype=torch.uint8) for top in (256, 200))
+    metric = kid.KernelInceptionDistance(feature=Same(), subsets=2, subset_size=300)           # a subset of all is the whole
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    mean, std = metric.compute()
+    ours = kernel_distance_subsets(Same()(a), Same()(b), size=300, num=2)
+    assert ours.mean == pytest.approx(float(mean), rel=1e-4)
+    assert ours.std == pytest.approx(float(std), abs=1e-5)
+    assert kernel_distance(Same()(a), Same()(b)).value == pytest.approx(float(mean), rel=1e-4)
+
+
+def test_cmmd_is_its_definition() -> None:
+    x, y = unit(draw(300, 8, 1).double()), unit(draw(250, 8, 2).double() + 0.3)
+    k = [torch.exp(-torch.cdist(a, b).square() / 200) for a, b in ((x, x), (y, y), (x, y))]
+    plain = 1000 * float(k[0].mean() + k[1].mean() - 2 * k[2].mean())                          # of the authors' program
+    assert cmmd(x, y, biased=True).value == pytest.approx(plain, rel=1e-7)
+    assert cmmd(x, y).value == pytest.approx(1000 * (off_diagonal(k[0]) + off_diagonal(k[1]) - 2 * float(k[2].mean())), rel=1e-7)
+    assert cmmd(x.float(), y.float()).value == pytest.approx(cmmd(x, y).value, rel=1e-4)
+
+
+def test_embeddings_must_have_unit_length() -> None:
+    with pytest.raises(UsageError) as caught:
+        cmmd(draw(30, 4, 1), draw(30, 4, 2))
+    assert caught.value.code == "not_unit"
+
+
+def test_matched_captions_beat_shuffled_ones_by_five_sigma() -> None:
+    """Row E2. Weakly matching pairs; after shuffling the same images show nothing."""
+    text = unit(draw(400, 32, 1))
+    image = unit(0.5 * text + draw(400, 32, 2) / 32**0.5)
+    matched = clip_score(image, text)
+    assert matched.sigmas > 5
+    assert matched.gap.low > 0
+    shuffled = clip_score(image, text[torch.randperm(400, generator=torch.Generator().manual_seed(3))])
+    assert abs(shuffled.sigmas) < 4
+    assert shuffled.gap.low < 0 < shuffled.gap.high
+
+
+def test_sigmas_are_those_of_random_pairings() -> None:
+    text = unit(draw(40, 6, 1))
+    image = unit(text + draw(40, 6, 2))
+    generator = torch.Generator().manual_seed(0)
+    sums = torch.tensor([float((image * text[torch.randperm(40, generator=generator)]).sum()) for _ in range(4000)])
+    expected = (float((image * text).sum()) - float(sums.mean())) / float(sums.std())
+    assert clip_score(image, text).sigmas == pytest.approx(expected, rel=0.06)
+
+
+def test_gap_is_the_mean_of_own_pairs_less_that_of_wrong_pairs() -> None:
+    image, text = unit(draw(30, 5, 1).double()), unit(draw(30, 5, 2).double())
+    s = 100 * image @ text.T
+    assert clip_score(image, text).gap.value == pytest.approx(float(s.diagonal().mean()) - off_diagonal(s), rel=1e-10)
