@@ -105,7 +105,7 @@ def open_scenes(text: str) -> Scenes:
     path, comma, options = text.partition(",")
     match = re.fullmatch(r"scenes:(\d{1,12})(?::(\d{1,19}))?(?::(\d{1,4}))?", path)
     if match is None or (comma and not options):
-        raise DataError("bad_scenes", f"cannot read {text!r}; write scenes:NUM, scenes:NUM:SEED or scenes:NUM:SEED:SIZE, and options as ,objects=1..2")
+        raise DataError("bad_scenes", f"cannot read {text!r}; write scenes:NUM[:SEED[:SIZE]], and options as scenes:NUM,objects=1..2")
     source = Scenes(int(match[1]), int(match[2] or 0), int(match[3] or 128), read(options))
     if options:
         sample(Dice(source.seed, 0), source.wanted)                                     # words that exclude each other are found here

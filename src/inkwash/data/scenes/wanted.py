@@ -56,7 +56,7 @@ def read(text: str) -> Wanted:
         if key == "objects":
             match = re.fullmatch(r"([1-5])(?:\.\.([1-5]))?", value)
             if match is None or int(match[2] or match[1]) < int(match[1]):
-                raise DataError("bad_scenes", f"objects={value[:40]!r} is not a number or a range within 1..{MOST}; write objects=2 or objects=1..2")
+                raise DataError("bad_scenes", f"objects={value[:40]} is not a number or a range within 1..{MOST}; write objects=2 or objects=1..2")
             objects = int(match[1]), int(match[2] or match[1])
             continue
         chosen = value.split("+")
@@ -64,7 +64,7 @@ def read(text: str) -> Wanted:
             if word not in _WORDS[key]:
                 near = difflib.get_close_matches(word, _WORDS[key], n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise DataError("bad_scenes", f"{key}={word[:40]!r} is not drawn; {hint}known: {', '.join(_WORDS[key])}")
+                raise DataError("bad_scenes", f"{key}={word[:40]} is not drawn; {hint}known: {', '.join(_WORDS[key])}")
         found[key] = tuple(word for word in _WORDS[key] if word in chosen)              # one order: the same words are the same scenes
     found.pop("objects", None)
     return Wanted(objects, **found)
