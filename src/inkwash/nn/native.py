@@ -53,13 +53,14 @@ def kernels() -> Kernels | None:
     if os.environ.get("INKWASH_NATIVE", "1") == "0" or not supported() or compiler() is None:
         return None
     try:
-        return Kernels(ctypes.CDLL(str(_library())))
+        return Kernels(ctypes.CDLL(str(library(SOURCE))))
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _library() -> Path:
-    source = SOURCE.read_bytes()
+def library(path_of_source: Path) -> Path:
+    """The shared library of a C source, built unless the cache has it. Raises OSError, subprocess.SubprocessError."""
+    source = path_of_source.read_bytes()
     flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"]
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
     name = hashlib.sha256(source + repr((flags, cpu)).encode()).hexdigest()[:16]
@@ -69,7 +70,7 @@ def _library() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             built = Path(scratch) / "native.so"
-            subprocess.run([str(compiler()), *flags, "-o", str(built), str(SOURCE)], check=True, capture_output=True, timeout=120)
+            subprocess.run([str(compiler()), *flags, "-o", str(built), str(path_of_source)], check=True, capture_output=True, timeout=120)
             built.replace(path)
     return path
 
@@ -126,7 +127,8 @@ class Kernels:
         if not wide or x.shape[1] % 16 or dy.shape[1] % 16:
             return (dy.t() @ x).float()
         out = torch.empty(dy.shape[1], x.shape[1])
-        if self._call["wgrad"](x.data_ptr(), dy.data_ptr(), out.data_ptr(), rows // wide, 1, wide, x.shape[1], dy.shape[1], 1, x.shape[1], dy.shape[1]):
+        sizes = (rows // wide, 1, wide, x.shape[1], dy.shape[1], 1, x.shape[1], dy.shape[1])
+        if self._call["wgrad"](x.data_ptr(), dy.data_ptr(), out.data_ptr(), *sizes):
             raise MemoryError("no memory for the gradient of a linear map's weights")
         return out
 
@@ -150,7 +152,8 @@ class Kernels:
 
     def _attend(self, q: Tensor, kv: Tensor, mask: Tensor | None, heads: int, rest: list[int | None]) -> None:
         (batch, queries, width), keys = q.shape, kv.shape[1]
-        assert q.is_contiguous() and kv.is_contiguous()
+        assert q.is_contiguous()
+        assert kv.is_contiguous()
         assert q.dtype == kv.dtype == torch.bfloat16
         assert kv.shape[-1] == 2 * width
         each = width // heads

@@ -108,6 +108,18 @@ class UNet2DConfig(NetworkConfig):
         return UNet2D(self)
 
 
+def embedded(config: UNet2DConfig, time: Mlp, label: nn.Embedding | None, added: Mlp | None, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    """The vector (B, 4 widths[0]) that every residual block reads, after its SiLU: noise, label, and SDXL's pooled text with six sizes."""
+    dtype = time.linear_1.weight.dtype
+    out: Tensor = time(waves(noise, config.widths[0], config.flip, config.shift).to(dtype))
+    if label is not None:
+        out = out + label(needed(cond, "label"))
+    if added is not None:
+        sizes = waves(needed(cond, "sizes"), config.sizes_dim, config.flip, config.shift).flatten(1)    # (B, 6 sizes_dim)
+        out = out + added(torch.cat([needed(cond, "pooled").to(dtype), sizes.to(dtype)], dim=-1))
+    return F.silu(out)
+
+
 class UNet2D(nn.Module):
     """Network of a UNet2DConfig: x (B, in_channels, H, W), noise (B,) index of the schedule, cond -> (B, out_channels, H, W).
 
@@ -159,21 +171,10 @@ class UNet2D(nn.Module):
                     for _ in range(count)]
         return [PixelAttention(width, config.heads[level], config.groups, config.eps) for _ in range(count)] if reads == "pixels" else []
 
-    def embed(self, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """The vector (B, 4 widths[0]) that every residual block reads, after its SiLU."""
-        config, dtype = self.config, self.conv_in.weight.dtype
-        out: Tensor = self.time_embedding(waves(noise, config.widths[0], config.flip, config.shift).to(dtype))
-        if self.class_embedding is not None:
-            out = out + self.class_embedding(needed(cond, "label"))
-        if self.add_embedding is not None:
-            sizes = waves(needed(cond, "sizes"), config.sizes_dim, config.flip, config.shift).flatten(1)    # (B, 6 sizes_dim)
-            out = out + self.add_embedding(torch.cat([needed(cond, "pooled").to(dtype), sizes.to(dtype)], dim=-1))
-        return F.silu(out)
-
     def forward(self, x: Tensor, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        self.check(x)
+        check(self.config, x)
         tokens = needed(cond, "tokens").to(x.dtype) if self.config.text_dim else None   # (B, L, text_dim)
-        context = Context(self.embed(noise, cond), tokens)
+        context = Context(embedded(self.config, self.time_embedding, self.class_embedding, self.add_embedding, noise, cond), tokens)
         x = self.conv_in(x)
         skips = [x]
         for stage in self.down_blocks:
@@ -184,10 +185,11 @@ class UNet2D(nn.Module):
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))                      # (B, out_channels, H, W)
         return out
 
-    def check(self, x: Tensor) -> None:
-        """Raises UsageError `bad_size` unless the network takes x (B, C, H, W)."""
-        factor, (height, width) = self.config.factor, x.shape[-2:]
-        if height % factor or width % factor:
-            raise UsageError("bad_size", f"this U-Net cannot take {width} x {height}; both must be multiples of {factor}")
-        if x.shape[1] != self.config.in_channels:
-            raise UsageError("bad_size", f"this U-Net takes {self.config.in_channels} channels, got {x.shape[1]}")
+
+def check(config: UNet2DConfig, x: Tensor) -> None:
+    """Raises UsageError `bad_size` unless the network of `config` takes x (B, C, H, W)."""
+    height, width = x.shape[-2:]
+    if height % config.factor or width % config.factor:
+        raise UsageError("bad_size", f"this U-Net cannot take {width} x {height}; both must be multiples of {config.factor}")
+    if x.shape[1] != config.in_channels:
+        raise UsageError("bad_size", f"this U-Net takes {config.in_channels} channels, got {x.shape[1]}")
