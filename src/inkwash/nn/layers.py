@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LayerModule = TypeVar("LayerModule", nn.Conv2d, nn.Linear)
+LayerModule = TypeVar("LayerModule", bound=nn.Conv2d | nn.Linear)
 
 
 def channel_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
