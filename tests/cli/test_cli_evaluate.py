@@ -46,7 +46,7 @@ def test_a_report_and_a_summary(report: Path, tiny_model: Path, parts: list[str]
 
 
 def test_T9_two_processes_give_the_bits_of_one(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", sys.executable, "-c", MAIN]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", "--", sys.executable, "-c", MAIN]
     words = ["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(tmp_path / "two")]
     found = subprocess.run([*start, *words], capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert found.returncode == 0, found.stderr[-2000:]
