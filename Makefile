@@ -40,8 +40,11 @@ bench: $(BIN)/.dev
 	-@$(UVPIP) --no-deps denoising-diffusion-pytorch==2.3.4 einops==0.8.2
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
+DEMO := shape=sphere+cube+cone+star+heart,color=red+orange+yellow+green+blue+purple+pink+black,material=matte,light=soft,background=white+gray
+
 train-demo: $(BIN)/.dev
-	$(BIN)/inkwash train scenes-demo --data scenes:4000 --out demo $(ARGS)
+	$(BIN)/inkwash train scenes-demo --data scenes:10000:0:32,objects=1,size=large,$(DEMO) \
+	  --data scenes:12000:0:32,objects=2,size=medium+large,$(DEMO) --out demo $(ARGS)
 	@echo "the sheets of each stage: demo/samples"
 
 docs: $(BIN)/.dev

@@ -13,7 +13,7 @@ from inkwash.data.scenes.render import render
 from inkwash.data.scenes.source import draw
 from inkwash.data.scenes.wanted import Wanted, read
 from inkwash.errors import UsageError
-from inkwash.evaluate.scenes import Bank, Found, bank, components, find, judge, shares
+from inkwash.evaluate.scenes import Bank, Found, Verdict, bank, components, find, judge, shares
 
 WORDS = "shape=sphere+cube+cone+star+heart,color=red+orange+yellow+green+blue+purple+pink+black,material=matte,light=soft,background=white+gray"
 SINGLE, PAIR = read(f"objects=1,size=large,{WORDS}"), read(f"objects=2,size=medium+large,{WORDS}")
@@ -57,14 +57,14 @@ def test_swapped_colours_break_binding_and_position_alone() -> None:
               "relation": {"subject": 0, "relation": "left of", "object": 1}}
     left, right = (4.0, 40.0, 50.0, 90.0), (70.0, 40.0, 120.0, 90.0)
     true = judge([Found("cube", "red", "large", left), Found("star", "blue", "large", right)], labels)
-    assert true == (True, True, True, True, True, True)
+    assert true == Verdict(True, True, True, True, True, True)
     assert true.right
     swapped = judge([Found("cube", "blue", "large", left), Found("star", "red", "large", right)], labels)
-    assert swapped == (True, True, True, True, False, False)
+    assert swapped == Verdict(True, True, True, True, False, False)
     assert not swapped.right
     moved = judge([Found("cube", "red", "large", right), Found("star", "blue", "large", left)], labels)
     assert (moved.binding, moved.position, moved.right) == (True, False, False)
-    assert judge([], labels) == (False,) * 6
+    assert judge([], labels) == Verdict(*[False] * 6)
     assert shares([true, swapped])["binding"] == 0.5
 
 

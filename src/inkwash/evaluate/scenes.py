@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -42,7 +42,8 @@ class Found(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True)
+class Verdict:
     """What of a caption holds; None where it says nothing of the kind. `right` is all of it together, but for the size, which many leave open."""
 
     object: bool
@@ -228,6 +229,6 @@ def _placed(found: Sequence[Found], groups: Sequence[Mapping[str, Any]], relatio
 
 def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """The share of captions that hold, by kind and in all, over those that say something of the kind."""
-    kinds = (*Verdict._fields, "right")
+    kinds = [*(field.name for field in fields(Verdict)), "right"]
     told = {kind: [bool(value) for verdict in verdicts if (value := getattr(verdict, kind)) is not None] for kind in kinds}
     return {kind: sum(values) / len(values) for kind, values in told.items() if values}

@@ -93,7 +93,9 @@ def sample(dice: Dice, wanted: Wanted = EVERYTHING) -> Scene:
     """Draw a scene. Combinations that find no true placement soon are drawn again. Raises DataError `bad_scenes` when none can be found."""
     for _ in range(400):
         scene = _draw(dice, wanted)
-        for attempt in range(120 if scene is not None else 0):
+        if scene is None:
+            continue
+        for attempt in range(120):
             things = _place(scene, dice, shrink=min(1.0, attempt / 60))
             if _holds(scene, things):
                 return replace(scene, things=things)
