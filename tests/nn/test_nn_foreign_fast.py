@@ -9,6 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkwash.cond import Cond
+from inkwash.core.coordinate import TimeIndex
+from inkwash.core.prediction import V
+from inkwash.core.schedule import ScaledLinear
+from inkwash.denoiser import Denoiser
 from inkwash.errors import UsageError
 from inkwash.nn import UNet2D, UNet2DConfig, native_attention
 from inkwash.nn.native_attention import InferenceKernels
@@ -89,6 +94,20 @@ def test_the_twin_is_as_near_to_float32_as_torch_in_bfloat16(run: InferenceKerne
     if config.text_dim:
         context = {**{name: item for name, item in cond.items() if name != "tokens"}, "text_context": twin.text_context(cond["tokens"])}
         assert torch.equal(twin(x, noise, context), found)
+
+
+@torch.no_grad()
+def test_the_twin_serves_a_denoiser_in_any_dtype_and_is_not_saved(run: InferenceKernels) -> None:
+    network = weights(SMALL)
+    cond = Cond({"tokens": random(2, 9, 24)}, 2)
+    x, level = random(2, 4, 16, 16), ScaledLinear()(torch.tensor([0.2, 0.9], dtype=torch.float64))
+    made = Denoiser(network, V(), coordinate=TimeIndex(ScaledLinear()))(x, level, cond)
+    for dtype in (torch.float32, torch.bfloat16):
+        twin = FastUNet2D(network).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        assert distance(Denoiser(twin, V(), coordinate=TimeIndex(ScaledLinear()))(x, level, cond), made) < 2e-2
+        with pytest.raises(UsageError) as caught:
+            twin.state_dict()
+        assert caught.value.code == "not_saved"
 
 
 def test_without_kernels_the_twin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

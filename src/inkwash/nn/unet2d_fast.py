@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Never, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from inkwash.nn.unet2d_blocks import CrossAttention, Downsample, PixelAttention,
 
 CONTEXT = "text_context"
 BF16 = torch.bfloat16
+WIDE_BYTES = 2**24  # of the widest activation: the allocator gives larger ones back to the system, and fetching them again costs more than the work
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -100,6 +101,7 @@ class _Layer:
         self.q, self.out2 = _linear(two.to_q), _linear(two.to_out[0])
         net = layer.ff.net  # type: ignore[union-attr]
         self.gate, self.down = _linear(net[0].proj), _linear(net[2])  # type: ignore[index, union-attr, arg-type]
+        self.rows = max(1, WIDE_BYTES // (16 * one.to_q.in_features))
 
     def __call__(self, x: Tensor, text: Tensor) -> Tensor:
         run, (one, two, three) = self.run, self.norms
@@ -107,7 +109,9 @@ class _Layer:
         x = self.out1(run.attention(q, k, v, self.heads), x)
         k, v = text[..., self.columns].chunk(2, dim=-1)                                 # (B, L, D) each
         x = self.out2(run.attention(self.q(F.layer_norm(x, *two)), k, v, self.heads), x)
-        return self.down(run.geglu(self.gate(F.layer_norm(x, *three))), x)
+        flat = x.flatten(0, 1)
+        parts = [self.down(run.geglu(self.gate(F.layer_norm(rows, *three))), rows) for rows in flat.split(self.rows)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view_as(x)
 
 
 class _Text:
@@ -201,7 +205,8 @@ class FastUNet2D(nn.Module):
         self.time_embedding = _half(network.time_embedding)
         self.class_embedding = None if network.class_embedding is None else _half(network.class_embedding)
         self.add_embedding = None if network.add_embedding is None else _half(network.add_embedding)
-        self.conv_in, self.conv_out, self.norm_out = _conv(network.conv_in), _conv(network.conv_out), _norm(network.conv_norm_out)
+        self.conv_in, self.conv_out = _conv(network.conv_in), _conv(network.conv_out)
+        self.norm_out = (_norm(network.conv_norm_out),)                                 # in a tuple, so that a change of dtype passes it over
         self.down = [self._stage(stage) for stage in network.down_blocks]
         self.mid = self._stage(network.mid_block)
         self.up = [self._stage(stage) for stage in network.up_blocks]
@@ -238,6 +243,10 @@ class FastUNet2D(nn.Module):
             self._text_width += width
         return _Text(site, layers, self.run)
 
+    def state_dict(self, destination: object = None, prefix: str = "", keep_vars: bool = False) -> Never:  # type: ignore[override]
+        """Raises UsageError `not_saved`: the weights to keep are those of the network that the twin was made from."""
+        raise UsageError("not_saved", "a fast twin is not saved; save the network that it was made from, and make the twin after loading")
+
     def text_context(self, tokens: Tensor) -> Tensor:
         """Keys and values of all blocks (B, L, S) for the tokens (B, L, text_dim) of a text."""
         if self.text is None:
@@ -251,7 +260,8 @@ class FastUNet2D(nn.Module):
         text = None
         if self.text is not None:
             text = cond[CONTEXT] if CONTEXT in cond else self.text_context(needed(cond, "tokens"))
-        shifts = self.shifts(embedded(self.config, self.time_embedding, self.class_embedding, self.add_embedding, noise, cond))  # (B, S)
+        shifts = self.shifts(embedded(self.config, self.time_embedding, self.class_embedding, self.add_embedding, noise, cond)
+                             .to(BF16))                                                 # (B, S)
         x = self.conv_in(x.to(BF16).contiguous(memory_format=torch.channels_last))
         skips = [x]
         for stage in self.down:
@@ -266,4 +276,4 @@ class FastUNet2D(nn.Module):
             for index in range(len(stage.blocks)):
                 x = stage.one(index, torch.cat([x, skips.pop()], dim=1), shifts, text)
             x = x if stage.step is None else stage.step(x)
-        return self.conv_out(self.run.group_norm(x, self.norm_out, True)).to(kind)      # (B, out_channels, H, W)
+        return self.conv_out(self.run.group_norm(x, self.norm_out[0], True)).to(kind)      # (B, out_channels, H, W)
