@@ -21,6 +21,8 @@ from speed import machine
 
 from inkwash.evaluate.interval import wilson
 
+SEED = 5 * 10**6                                           # none of the draws that the methods were chosen by
+
 
 def study(case: Case, reps: int) -> dict[str, Any]:
     """Coverage of one case over `reps` draws, with the interval of the coverage itself."""
@@ -35,7 +37,7 @@ def study(case: Case, reps: int) -> dict[str, Any]:
     values: list[list[float]] = [[] for _ in case.names]
     widths = [0.0] * len(case.names)
     for r in range(reps):
-        for i, estimate in enumerate(case.draw(torch.Generator().manual_seed(r))):
+        for i, estimate in enumerate(case.draw(torch.Generator().manual_seed(SEED + r))):
             held[i][0] += estimate.low <= truths[i] <= estimate.high
             held[i][1] += estimate.low > truths[i]
             held[i][2] += estimate.high < truths[i]
@@ -46,20 +48,23 @@ def study(case: Case, reps: int) -> dict[str, Any]:
         at = torch.tensor(values[i], dtype=torch.float64)
         low, high = wilson(held[i][0] / reps, reps)
         rows[name] = {"coverage": held[i][0] / reps, "coverage_low": low, "coverage_high": high,
-                      "above": held[i][1] / reps, "below": held[i][2] / reps, "truth": truths[i], "mean": float(at.mean()), "std": float(at.std()), "mean_width": widths[i]}
+                      "above": held[i][1] / reps, "below": held[i][2] / reps,
+                      "truth": truths[i], "mean": float(at.mean()), "std": float(at.std()), "mean_width": widths[i]}
     sec = round(time.perf_counter() - began, 1)
     return {"title": case.title, "known_to_fail": case.known_to_fail, "reps": reps, "sec": sec, "rows": rows}
 
 
 def table(results: list[dict]) -> str:
     """Markdown."""
-    heads = ["data", "repetitions", "number", "truth", "mean", "coverage of the 95 % interval", "interval below truth", "above truth"]
+    heads = ["data", "repetitions", "number", "truth", "mean", "coverage of the 95 % interval", "below truth", "above truth"]
     lines = [" | ".join(["", *heads, ""]).strip(), "|" + " --- |" * len(heads)]
     for found in results:
         for name, row in found["rows"].items():
             at = {key: f"{100 * row[key]:.1f}" for key in ("coverage", "coverage_low", "coverage_high", "below", "above")}
-            cells = [found["title"], str(found["reps"]), name + (" (expected to fail)" if found["known_to_fail"] else ""), f"{row['truth']:.4g}",
-                     f"{row['mean']:.4g}", f"{at['coverage']} % ({at['coverage_low']}..{at['coverage_high']})", f"{at['below']} %", f"{at['above']} %"]
+            title = name + (" (expected to fail)" if found["known_to_fail"] else "")
+            cells = [found["title"], str(found["reps"]), title, f"{row['truth']:.4g}",
+                     f"{row['mean']:.4g}", f"{at['coverage']} % ({at['coverage_low']}..{at['coverage_high']})",
+                     f"{at['below']} %", f"{at['above']} %"]
             lines.append(" | ".join(["", *cells, ""]).strip())
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from inkwash.evaluate.interval import Estimate, bootstrap, mean_interval, propor
 from inkwash.evaluate.kernel import kernel_distance, kernel_statistic
 from inkwash.evaluate.memorization import difference, memorization
 from inkwash.evaluate.moments import Moments
-from inkwash.evaluate.neighbours import balls, hits, neighbour_statistics, precision_recall_density_coverage
+from inkwash.evaluate.neighbours import balls, neighbour_statistics, precision_recall_density_coverage, squares
 
 F64 = torch.float64
 
@@ -133,12 +133,12 @@ EVEN, DROPPED = (1.0,) * 8, (1.0, 1.0, 1.0, 1.0, 1.0, 0.02, 0.02, 0.0)
 
 
 def prdc(num: int, num_real: int, weights: tuple[float, ...], noise: float, title: str, k: int = 5) -> Case:
-    """Truths of precision and recall are those of the support at hand, by 2000 fresh points; the intervals are shifted to make them zero."""
+    """Truths of precision and recall are those of the support at hand, by 10000 fresh points; the intervals are shifted to make them zero."""
     def draw(rng: Generator) -> tuple[Estimate, ...]:
         x, y = modes(num_real, 6, EVEN, 0, rng), modes(num, 6, weights, noise, rng)
         found = precision_recall_density_coverage(x, y, k)
-        fresh = [modes(2000, 6, weights, noise, rng), modes(2000, 6, EVEN, 0, rng)]
-        given = [float((hits(z, balls(z, k), points).balls > 0).double().mean()) for z, points in zip((x, y), fresh)]
+        fresh = [modes(10_000, 6, weights, noise, rng), modes(10_000, 6, EVEN, 0, rng)]
+        given = [float((squares(points, z) <= balls(z, k).radius).any(1).double().mean()) for z, points in zip((x, y), fresh)]
         moved = [e._replace(value=e.value - t, low=e.low - t, high=e.high - t) for e, t in zip(found[:2], given)]
         return moved[0], moved[1], found.density, found.coverage
     names = ("precision - truth given the real set", "recall - truth given the other set", "density", "coverage")

@@ -70,12 +70,12 @@ class Statistic(NamedTuple):
 
     def estimate(self, level: float = LEVEL, note: str = "") -> Estimate:
         """value +- z error. For a squared distance v the interval is even in sqrt(v), as the noise is: both ends move up by
-        z^2 Var_1 / (4 v), Var_1 the first order variance, and the interval begins at zero or above and is as wide below zero as at it."""
+        z^2 V / (4 v), V the variance of the influences; it begins at zero or above, and a value below zero has the upper end of zero."""
         width = normal_quantile(level) * self.error
         if not self.squared:
             return Estimate(self.value, self.value - width, self.value + width, self.num, level, note)
-        first = max(spread(self.fake) + spread(self.real) - 2 * self.surplus, 0.0)
-        shift = min(normal_quantile(level) ** 2 * first / (4 * self.value), width / 2) if self.value > 0 else 0.0
+        seen = spread(self.fake) + spread(self.real)
+        shift = min(normal_quantile(level) ** 2 * seen / (4 * self.value), width / 2) if self.value > 0 else 0.0
         return Estimate(self.value, max(self.value - width + shift, 0.0), max(self.value, 0.0) + width + shift, self.num, level, note)
 
 
