@@ -48,8 +48,9 @@ def disagreements(folder: Path, info: ModelInfo) -> list[str]:
     if info.conditioning == "text":
         text: Any = part_config(folder, "text_encoder")
         null: Any = part_config(folder, "conditioner")
-        pairs += [("length", info.length, "text_encoder max_tokens", text.max_tokens),
-                  (f"{info.network} text_dim", network.text_dim, "conditioner width", null.width)]
+        pairs += [("length", info.length, "text_encoder max_tokens", text.max_tokens)]
+        pairs += [(f"{info.network} {name}", getattr(network, name), f"conditioner {theirs}", getattr(null, theirs))
+                  for name, theirs in (("text_dim", "width"), ("pooled_dim", "pooled")) if getattr(network, name)]
     found = [f"{left} is {ours}, {right} is {theirs}" for left, ours, right, theirs in pairs if ours != theirs]
     scheduler = json.loads(read_text(folder, "scheduler/scheduler_config.json"))
     found += [f"{name} is {getattr(info, name)}, the scheduler's is {scheduler.get(name)}" for name in ("process", "prediction", "gauge")

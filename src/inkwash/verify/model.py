@@ -164,7 +164,7 @@ class Examination:
         if not isinstance(codec, Latent):
             return None
         if self.all.own:
-            spread = codec.encode(self.all.pixels).x.std((0, 2, 3))
+            spread = codec.encode(self.all.pixels).x.std((0, 2, 3)) / self.pipe.denoiser.sigma_data
             low, high = float(spread.min()), float(spread.max())
             if not (BAND[0] <= low and high <= BAND[1]):
                 return self.finding("statistics", False, f"std {low:.3g} to {high:.3g} over the channels of the given pictures", "0.9 to 1.1")

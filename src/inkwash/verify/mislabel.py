@@ -1,0 +1,174 @@
+"""Planted faults: ways in which a model folder can say what is not so. They show that `verify` catches them.
+
+Each one changes a copy of a correct folder: what `inkwash.json` declares, a file, or a tensor. Where a check of hashes would see the change at
+once, the manifest is written anew, as someone would who exported the folder with wrong settings; so only the behaviour gives it away.
+
+A few declarations are other words for the same thing, and are no faults: EDM(sigma_data=1) is -V; Angle(), whose unit is a thousandth of a right
+angle, is TimeIndex(Cosine()) within 1 %; the process of a network that is told a function of lam is a choice of the sampler, not a property
+of the weights, as long as its last level lets x0 be found; std twice as large with sigma_data twice as small is the same scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from inkwash.io.folder import save_info, weights_name
+from inkwash.io.info import ModelInfo, read_info
+from inkwash.io.tensors import MANIFEST, describe, read_manifest, write_manifest
+
+Change = Callable[[ModelInfo], dict[str, object]]
+
+
+class Mislabel(NamedTuple):
+    """`plant(folder)` changes the folder in place; `claims` are those of which one at least must fail; `needs` is "", "latent" or "text"."""
+
+    name: str
+    claims: tuple[str, ...]
+    plant: Callable[[Path], None]
+    needs: str = ""
+
+
+def relabelled(name: str, claims: str, change: Change, needs: str = "") -> Mislabel:
+    """A fault in inkwash.json, with a manifest to match."""
+    def plant(folder: Path) -> None:
+        info = read_info(folder)
+        save_info(folder, dataclasses.replace(info, **change(info)))  # type: ignore[arg-type]
+
+    return Mislabel(name, tuple(claims.split(", ")), plant, needs)
+
+
+def rewritten(name: str, claims: str, part: str, change: Callable[[dict[str, Tensor]], None], *, manifest: bool, needs: str = "") -> Mislabel:
+    """A fault in the tensors of a part ("" is the network); `manifest` writes new hashes for them."""
+    def plant(folder: Path) -> None:
+        own = part or read_info(folder).network
+        path = folder / own / weights_name(own)
+        old = path.read_bytes()
+        tensors = load(old)
+        change(tensors)
+        data = save(tensors, json.loads(old[8:8 + int.from_bytes(old[:8], "little")]).get("__metadata__"))
+        path.write_bytes(data)
+        if manifest:
+            files = read_manifest(folder)
+            write_manifest(folder, {**files, f"{own}/{path.name}": {"bytes": len(data), "tensors": describe(tensors)}})
+
+    return Mislabel(name, tuple(claims.split(", ")), plant, needs)
+
+
+def twins(tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """Two tensors of one shape and of different content, the largest there are."""
+    names = sorted((name for name in tensors if tensors[name].dim() > 1), key=lambda name: -tensors[name].numel())
+    for i, one in enumerate(names):
+        for other in names[i + 1:]:
+            if tensors[one].shape == tensors[other].shape and not torch.equal(tensors[one], tensors[other]):
+                return one, other
+    raise ValueError("no two tensors have one shape")
+
+
+def _flip(tensors: dict[str, Tensor]) -> None:
+    name = max(tensors, key=lambda key: tensors[key].numel())
+    tensors[name].view(torch.uint8).view(-1)[0] ^= 1
+
+
+def _swap(tensors: dict[str, Tensor]) -> None:
+    one, other = twins(tensors)
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
+def _spoil(tensors: dict[str, Tensor]) -> None:
+    tensors[max(tensors, key=lambda key: tensors[key].numel())].view(-1)[0] = float("nan")
+
+
+def _foreign(tensors: dict[str, Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name in ("token", "pooled"):
+        tensors[name] = torch.randn(tensors[name].shape, generator=generator) * 3
+
+
+def _scramble(tensors: dict[str, Tensor]) -> None:
+    table = max((name for name in tensors if "embed" in name or "token" in name), key=lambda name: tensors[name].numel())
+    tensors[table] = tensors[table].roll(tensors[table].shape[0] // 3, 0)
+
+
+def _edit_config(folder: Path) -> None:
+    path = folder / read_info(folder).network / "config.json"
+    path.write_text(path.read_text("utf-8").replace("dropout=0.0", "dropout=0.1"), "utf-8")
+
+
+def _wrong_config(folder: Path) -> None:
+    own = read_info(folder).network
+    path = folder / own / "config.json"
+    raw = json.loads(path.read_text("utf-8"))
+    raw["config"] = raw["config"].replace("blocks=1", "blocks=2")
+    text = json.dumps(raw, indent=1) + "\n"
+    path.write_text(text, "utf-8")
+    entry = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    write_manifest(folder, {**read_manifest(folder), f"{own}/config.json": entry})
+
+
+def _delist(folder: Path) -> None:
+    own = read_info(folder).network
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": {name: entry for name, entry in read_manifest(folder).items()
+                                                                      if not name.startswith(f"{own}/diffusion")}}), "utf-8")
+
+
+def _rolled(values: tuple[float, ...]) -> tuple[float, ...]:
+    return values[1:] + values[:1]
+
+
+def _lose(tensors: dict[str, Tensor]) -> None:
+    del tensors[max(tensors, key=lambda key: tensors[key].numel())]
+
+
+MISLABELS = (
+    relabelled("eps for v", "prediction", lambda info: {"prediction": "Eps()", "process": "Linear()"}),
+    relabelled("x0 for v", "prediction", lambda info: {"prediction": "X0()"}),
+    relabelled("velocity for v", "prediction", lambda info: {"prediction": "Velocity()"}),
+    relabelled("score for v", "prediction", lambda info: {"prediction": "Score()", "process": "Linear()"}),
+    relabelled("v with its sign flipped", "prediction", lambda info: {"prediction": "EDM()"}),
+    relabelled("EDM of data of std 0.5", "prediction", lambda info: {"prediction": "EDM(sigma_data=0.5)"}),
+    relabelled("eps at zero terminal SNR", "terminal", lambda info: {"prediction": "Eps()", "process": "Cosine()"}),
+    relabelled("rectified flow for cosine v", "prediction, gauge",
+               lambda info: {"prediction": "Velocity()", "process": "Straight()", "gauge": "FLOW"}),
+    relabelled("a process that ends too early", "terminal", lambda info: {"process": "Linear(beta_end=0.004)"}),
+    relabelled("time mirrored", "coordinate, prediction", lambda info: {"coordinate": "TimeIndex(Cosine(), -1000.0, 1000.0)"}),
+    relabelled("log sigma for angle", "coordinate", lambda info: {"coordinate": "QuarterLogSigma()"}),
+    relabelled("coordinate over 1000", "coordinate", lambda info: {"coordinate": "Angle(scale=1.0)"}),
+    relabelled("coordinate times 1000", "coordinate", lambda info: {"coordinate": "Angle(scale=1000000.0)"}),
+    relabelled("index of the linear schedule", "coordinate", lambda info: {"coordinate": "TimeIndex(Linear())"}),
+    relabelled("gauge FLOW for VP", "gauge", lambda info: {"gauge": "FLOW"}),
+    relabelled("gauge VE for VP", "gauge", lambda info: {"gauge": "VE"}),
+    relabelled("sigma_data half", "scale", lambda info: {"sigma_data": info.sigma_data / 2}),
+    relabelled("sigma_data double", "scale", lambda info: {"sigma_data": info.sigma_data * 2}),
+    relabelled("latent scale left out", "statistics, scale", lambda info: {"std": (1.0,) * info.channels, "mean": (0.0,) * info.channels}, "latent"),
+    relabelled("latent scale inverted", "statistics, scale", lambda info: {"std": tuple(1 / std for std in info.std)}, "latent"),
+    relabelled("latent scale applied twice", "statistics, scale", lambda info: {"std": tuple(std / 0.18215 for std in info.std)}, "latent"),
+    relabelled("latent mean left out", "statistics", lambda info: {"mean": (0.0,) * info.channels}, "latent"),
+    relabelled("stds of channels moved by one", "statistics", lambda info: {"std": _rolled(info.std)}, "latent"),
+    relabelled("text of another length", "parts", lambda info: {"length": info.length // 2}, "text"),
+    relabelled("latent side", "parts", lambda info: {"factor": info.factor * 2}, "latent"),
+    rewritten("null condition of another model", "condition", "conditioner", _foreign, manifest=True, needs="text"),
+    rewritten("words numbered by another tokenizer", "condition", "text_encoder", _scramble, manifest=True, needs="text"),
+    rewritten("one bit flipped", "files", "", _flip, manifest=False),
+    rewritten("two tensors swapped", "files", "", _swap, manifest=False),
+    rewritten("a tensor missing", "files", "", _lose, manifest=False),
+    rewritten("a tensor missing, manifest to match", "parts", "", _lose, manifest=True),
+    rewritten("a NaN, manifest to match", "files", "", _spoil, manifest=True),
+    Mislabel("config edited", ("files",), _edit_config),
+    Mislabel("config of another depth, manifest to match", ("parts",), _wrong_config),
+    Mislabel("weights not in the manifest", ("files",), _delist),
+)
+
+
+def suited(info: ModelInfo) -> tuple[Mislabel, ...]:
+    """Those that a model of this kind can have."""
+    kinds = {"", *(("latent",) if info.codec == "latent" else ()), *(("text",) if info.conditioning == "text" else ())}
+    return tuple(fault for fault in MISLABELS if fault.needs in kinds)
