@@ -14,11 +14,13 @@ from typing import Any
 
 from inkwash.errors import UsageError
 from inkwash.labels import read_label
+from inkwash.picture import Picture
 
 MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
 MAX_PROMPT = 4000
 MAX_GUIDANCE = 100.0
+USUAL_STRENGTH = 0.75
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
@@ -27,7 +29,10 @@ class Request:
     """One image. `guidance` is a scale for classifier-free guidance (1 = none) or the text of a Guidance.
 
     `steps` counts evaluations asked of the sampler; `spacing` of "" leaves it to the sampler's own; sizes are in pixels.
-    Raises UsageError with codes bad_steps, bad_seed, bad_guidance, invalid_size, prompt_too_long, invalid_characters.
+    `image` is a Picture of the request's size to start from; `strength` in (0, 1] says how much of it changes (0.75 where it is None): the
+    last round(strength * steps) steps run, at least one. `mask`, another Picture of that size, says where: white is painted, black is kept.
+    Raises UsageError with codes bad_steps, bad_seed, bad_guidance, invalid_size, prompt_too_long, invalid_characters, bad_strength,
+    bad_image, image_size_differs, mask_size_differs, needs_image.
     """
 
     prompt: str
@@ -39,6 +44,9 @@ class Request:
     guidance: float | str = 4.0
     width: int = 128
     height: int = 128
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: float | None = None
 
     def __post_init__(self) -> None:
         check_text(self.prompt, "the prompt")
@@ -49,6 +57,24 @@ class Request:
             check_guidance(self.guidance, "guidance")
         for side in (self.width, self.height):
             check_int(side, "width and height", "invalid_size", 1, 1 << 16)
+        if self.image is None:
+            for name in ("mask", "strength"):
+                if getattr(self, name) is not None:
+                    raise UsageError("needs_image", f"{name} has no meaning without an image to start from; give an image too, or leave it out")
+            return
+        for name in ("image", "mask"):
+            self._check_picture(name, getattr(self, name))
+        usual = USUAL_STRENGTH if self.strength is None else check_strength(self.strength, "strength")
+        object.__setattr__(self, "strength", usual)
+
+    def _check_picture(self, name: str, picture: object) -> None:
+        if picture is None:
+            return
+        if not isinstance(picture, Picture):
+            raise UsageError("bad_image", f"{name} must be a Picture, got {type(picture).__name__}; Picture.of reads a file")
+        if (picture.width, picture.height) != (self.width, self.height):
+            raise UsageError(f"{name}_size_differs", f"the {name} has {picture.size} pixels and the request {self.width}x{self.height}; "
+                                                     "Picture.fit cuts and resizes")
 
 
 def check_text(text: object, what: str) -> str:
@@ -99,6 +125,19 @@ def check_guidance(value: object, name: str) -> float | str:
     return float(value)  # type: ignore[arg-type]
 
 
+def check_strength(value: object, name: str) -> float:
+    """A number above 0 and up to 1; text is read too. Raises UsageError `bad_strength`."""
+    shown = str(value)[:60]
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise UsageError("bad_strength", f"{name} must be above 0 (nothing changes) and at most 1 (nothing is kept), got {shown}; usual 0.3..0.8")
+    return float(value)
+
+
 def check_size(text: str, allowed: str) -> tuple[int, int]:
     """(width, height) from "128" or "128x96"; whether a model makes it is the model's to say. `allowed` goes into the message."""
     found = re.fullmatch(r"\s*([0-9]{1,9})(?:\s*[xX×]\s*([0-9]{1,9}))?\s*", text)
@@ -127,8 +166,9 @@ def inert(request: Request, distilled: bool = False) -> list[str]:
 
 
 def as_dict(request: Request) -> dict[str, Any]:
-    """The fields, for JSON."""
-    return dict(request.__dict__)
+    """The fields for JSON, those of pictures left out where there is none; a picture is named by its size and hash."""
+    fields = {name: value for name, value in request.__dict__.items() if value is not None}
+    return {name: {"size": value.size, "sha256": value.sha256} if isinstance(value, Picture) else value for name, value in fields.items()}
 
 
 def _range(low: int, high: int) -> str:

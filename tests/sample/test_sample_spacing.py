@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -138,11 +139,27 @@ def test_wrong_counts_are_refused() -> None:
         Beta(0.0, 1.0)
 
 
+@pytest.mark.parametrize("gauge", list(Gauge))
+def test_K2_the_start_is_a_continuous_function_of_strength(gauge: Gauge) -> None:
+    """.834 and .835 differ, and no strength jumps, though the rows that run are whole numbers."""
+    path = Trailing().levels(Linear(), 50).to(gauge)
+    starts = []
+    for thousandth in range(1, 1001):
+        cut = path.cut(thousandth / 1000)
+        assert cut.steps == max(1, round(thousandth / 20))
+        assert bool((cut.levels.lam.diff() > 0).all())
+        starts.append(math.atan2(cut.points[0].sigma, cut.points[0].alpha))
+    steps = [b - a for a, b in pairwise(starts)]
+    whole = [math.atan2(point.sigma, point.alpha) for point in path.points]
+    assert 0 < min(steps) <= max(steps) < 1.01 / 20 * max(a - b for a, b in pairwise(whole))
+    assert starts[0] == pytest.approx(whole[-2] / 20)
+
+
 def test_cut_keeps_the_end() -> None:
     path = Uniform().levels(Cosine(), 10)
     assert path.cut(1.0).points == path.points
     assert path.cut(0.5).points == path.points[5:]
-    assert path.cut(0.001).points == path.points[9:]
+    assert path.cut(0.001).points[1:] == path.points[10:]
     up = path.up()
     assert up.points == path.points[-2::-1]
     assert path.to(Gauge.FLOW).points[0] == (0.0, 1.0)

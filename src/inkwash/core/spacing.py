@@ -76,10 +76,22 @@ class Path(NamedTuple):
         return Path(self.gauge, Level(self.levels.alpha[-steps - 1:], self.levels.sigma[-steps - 1:]))
 
     def cut(self, strength: float) -> Path:
-        """The end of the path that changes an image by `strength` in (0, 1]: the last round(strength * steps) steps, at least one."""
+        """The end of the path that changes an image by `strength` in (0, 1]: round(strength * steps) steps, at least one.
+
+        It starts where strength * steps steps are left. Where that is no whole number, the start lies between two levels, at that share of
+        their angle atan2(sigma, alpha), and the first step is longer or shorter: the level is a continuous function of strength.
+        Raises UsageError `bad_strength`.
+        """
         if not 0 < strength <= 1:
             raise UsageError("bad_strength", f"strength is {strength:g}; give a number above 0 (nothing changes) up to 1 (nothing is kept)")
-        return self.last(max(1, round(strength * self.steps)))
+        left = strength * self.steps
+        path = self.last(max(1, round(left)))
+        if abs(left - round(left)) < 1e-9:
+            return path
+        place = self.steps - left                          # counted in steps from the noisy end
+        angle = torch.atan2(self.levels.sigma, self.levels.alpha)[int(place):int(place) + 2]
+        lam = -torch.log(torch.tan(torch.lerp(angle[0], angle[1], place % 1)))
+        return Path(self.gauge, Level(*(torch.cat([first[None], rest[1:]]) for first, rest in zip(self.gauge.split(lam), path.levels, strict=True))))
 
     def up(self) -> Path:
         """The same levels clean to noisy, for inversion. The clean end is left out: there x is x0, and eps is not defined.

@@ -31,7 +31,7 @@ def decode(item: Item | bytes, limit: int = MAX_PIXELS, *, hint: int | None = No
         if hint is not None:
             image.draft("RGB" if image.mode not in ("L", "CMYK") else None, (2 * hint, 2 * hint))
         image.load()
-        return _on_white(ImageOps.exif_transpose(image))
+        return on_white(ImageOps.exif_transpose(image))
     except MemoryError:
         raise
     except Exception as error:                                                          # damaged data raises almost anything
@@ -63,7 +63,8 @@ def _open(item: Item | bytes, limit: int) -> tuple[str, Image.Image]:
     return key, image
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
+    """8-bit RGB of any mode, what is transparent laid on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":                                 # 16-bit grey

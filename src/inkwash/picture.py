@@ -1,0 +1,115 @@
+"""A picture that a request starts from: RGB bytes that never change, known by their hash.
+
+A request is a value, so what it starts from must be one too: a file may be overwritten, its pixels may not. Two pictures are equal when
+their sizes and bytes are, whatever file, format or metadata they came from. Files are decoded as training data is: PNG, JPEG and WebP
+only, the header's size checked before any pixel is read, turned upright, transparency laid on white. Imports no torch until it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+from inkwash.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_BYTES = 64 << 20
+FORMATS = "give a PNG, JPEG or WebP picture of at most 64 MiB and 67108864 pixels"
+
+
+@dataclass(frozen=True, repr=False)
+class Picture:
+    """`data` are the RGB bytes, row by row: 3 * width * height of them. As a mask, white is to be painted and black is to be kept."""
+
+    width: int
+    height: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, bytes) or len(self.data) != 3 * self.width * self.height:
+            raise ValueError(f"a picture of {self.width}x{self.height} needs {3 * self.width * self.height} RGB bytes; Picture.of reads files")
+
+    @classmethod
+    def of(cls, source: Picture | str | Path | bytes | PillowImage.Image) -> Picture:
+        """The picture in a file, in the bytes of a file, or of Pillow.
+
+        Raises DataError: file_not_found, image_format, image_too_large, image_unreadable; UsageError `bad_image` for anything else.
+        """
+        if isinstance(source, Picture):
+            return source
+        if not isinstance(source, str | Path | bytes | PillowImage.Image):
+            raise UsageError("bad_image", f"a picture is a path, the bytes of a file or a Pillow image, got {type(source).__name__}")
+        from inkwash.data.item import Item
+        from inkwash.data.transform import decode, on_white
+
+        if isinstance(source, PillowImage.Image):
+            return cls._plain(on_white(ImageOps.exif_transpose(source)))
+        item = Item("the picture", source, "", {}) if isinstance(source, bytes) else Item(str(source), _read(Path(source)), "", {})
+        if len(item.image) > MAX_BYTES:
+            raise DataError("image_too_large", f'"{item.key}" has {len(item.image)} bytes; {FORMATS}')
+        try:
+            return cls._plain(decode(item))
+        except DataError as error:
+            raise DataError(error.code, f"{error.message}; {FORMATS}") from None
+
+    @classmethod
+    def _plain(cls, image: PillowImage.Image) -> Picture:
+        return cls(image.width, image.height, image.tobytes())
+
+    def __repr__(self) -> str:
+        return f"Picture({self.size}, sha256={self.sha256[:16]})"
+
+    @property
+    def size(self) -> str:
+        """WIDTHxHEIGHT."""
+        return f"{self.width}x{self.height}"
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the RGB bytes: the hash that the record of a picture of ours holds."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def pil(self) -> PillowImage.Image:
+        """The picture for Pillow."""
+        return PillowImage.frombytes("RGB", (self.width, self.height), self.data)
+
+    def pixels(self) -> Tensor:
+        """(3, H, W) uint8."""
+        import torch
+
+        return torch.frombuffer(bytearray(self.data), dtype=torch.uint8).reshape(self.height, self.width, 3).permute(2, 0, 1).contiguous()
+
+    def grey(self) -> Tensor:
+        """(H, W) uint8, the brightness: how much a mask lets through."""
+        import torch
+
+        return torch.frombuffer(bytearray(self.pil().convert("L").tobytes()), dtype=torch.uint8).reshape(self.height, self.width)
+
+    def fit(self, width: int, height: int) -> Picture:
+        """The middle of the picture at that size, cut and resized (Lanczos) as training data is; itself where the size is right."""
+        if (self.width, self.height) == (width, height):
+            return self
+        from inkwash.data.transform import fit
+
+        return Picture(width, height, fit(self.pil(), (height, width)).permute(1, 2, 0).contiguous().numpy().tobytes())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError("image_too_large", f'"{path}" has {path.stat().st_size} bytes; {FORMATS}')
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("file_not_found", f'there is no file "{path}"; {FORMATS}') from None
+    except OSError as error:
+        raise DataError("image_unreadable", f'cannot read "{path}": {error.strerror}; {FORMATS}') from None
+    except ValueError as error:                                                         # a NUL in the path
+        raise DataError("file_not_found", f'"{path}" is not a path: {error}; {FORMATS}') from None
