@@ -10,7 +10,6 @@ of diffusers know.
 from __future__ import annotations
 
 import dataclasses
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -21,24 +20,27 @@ import torch
 from torch import Tensor
 
 from inkwash.codec import Codec, Latent, Pixels
-from inkwash.companion import Classifier, class_of, load_classifier, require_same_space
+from inkwash.companion import Classifier, load_classifier, require_same_space
 from inkwash.cond import Cond
 from inkwash.condition import Conditioner, NoConditioner, TextConditioner
 from inkwash.core.coordinate import Coordinate
-from inkwash.core.level import Clean, Gauge, Level
+from inkwash.core.level import Gauge, Level
 from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
 from inkwash.core.spacing import Spacing
 from inkwash.denoiser import Denoiser
 from inkwash.device import compute_dtype, parse_device
+from inkwash.edit import from_picture
 from inkwash.errors import CheckpointError, InkwashWarning, UsageError
-from inkwash.guide import CFG, ClassifierGuidance, Distilled, Guidance, NoGuidance, evaluate
+from inkwash.guide import CFG, Distilled, Guidance, NoGuidance
 from inkwash.io.durable import new_folder
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, part_folder, part_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo, find_model
-from inkwash.output import Image, Output, deliver, notes, seeds_for
+from inkwash.job import by_shape, condition, images, prepare, step
+from inkwash.output import Image, Output, deliver, seeds_for
+from inkwash.picture import Source, fit_pictures
 from inkwash.request import Request, check_guidance, check_int, sampler_and_spacing
-from inkwash.sample import Program, Progress, Sampler, prior, run
+from inkwash.sample import Program, Progress, Sampler, prior
 from inkwash.value import parse
 
 StepCallback = Callable[[Progress], None]
@@ -192,105 +194,60 @@ class Pipeline:
         return found.bind((-1.0, 1.0) if isinstance(self.codec, Pixels) else None)
 
     def program(self, request: Request) -> Program:
-        """The request's table and start noise. The seed alone names the noise, so image i of a batch is the image of seed + i."""
+        """The request's table and its start: noise, or its image with noise, which costs an encoding. The seed alone names the noise, so
+        image i of a batch is the image of seed + i."""
         spacing, sampler = parse(request.spacing, Spacing), parse(request.sampler, Sampler)  # type: ignore[type-abstract]
-        plan = sampler.plan(spacing.levels(self.schedule, request.steps))
+        path = spacing.levels(self.schedule, request.steps)
+        plan = sampler.plan(path if request.strength is None else path.cut(request.strength))
         shape = self.codec.shape(*self.info.sizes.check(request.width, request.height))
+        if request.image is not None:
+            return from_picture(self.codec, request, plan, self.device)
         return Program(plan, request.seed, 0, prior(plan, shape, request.seed, 0).to(self.device))
 
-    @torch.inference_mode()
     def generate(self, requests: Sequence[Request], on_step: StepCallback | None = None, *, decode: bool = True) -> list[Image]:
         """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call.
 
         A denoiser in training is put into eval mode meanwhile.
         """
-        programs = [self.program(request) for request in requests]
-        guidances = [self.guidance(request) for request in requests]
-        for program, guidance in zip(programs, guidances):
-            self._require_branches(program, guidance)
-        self._require_classes(requests, guidances)
-        done: list[Image | None] = [None] * len(requests)
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, request in enumerate(requests):
-            groups.setdefault((request.width, request.height), []).append(i)
+        jobs = [prepare(self, request) for request in requests]
         training = self.denoiser.training
         self.denoiser.eval()
         try:
-            for members in groups.values():
-                for i, image in zip(members, self._group([requests[i] for i in members], [programs[i] for i in members],
-                                                         [guidances[i] for i in members], on_step, decode)):
-                    done[i] = image
+            condition(self, jobs, self.encode)
+            for members in by_shape(jobs):
+                total = max(len(job.rows) for job in members)
+                while pending := [i for i, job in enumerate(members) if not job.done]:
+                    x0 = step(self, [members[i] for i in pending])
+                    if on_step is not None:
+                        on_step(Progress(max(members[i].row for i in pending), total, torch.tensor(pending), x0))
+            return images(self, jobs, decode)
         finally:
             self.denoiser.train(training)
-        return [image for image in done if image is not None]
 
-    def _group(self, requests: Sequence[Request], programs: Sequence[Program], guidances: Sequence[Guidance], on_step: StepCallback | None,
-               decode: bool) -> list[Image]:
-        began = time.perf_counter()
-        conds = self._conds(requests)
-        nfe = torch.zeros(len(requests), dtype=torch.long)
+    @torch.inference_mode()
+    def encode(self, text: str | None) -> Cond:
+        """The condition of one prompt, or of the absence of a prompt."""
+        return (self.conditioner.null(1) if text is None else self.conditioner([text])).to(self.device)
 
-        def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
-            x0, calls = evaluate(self.models, x, level, [guidances[i] for i in index.tolist()],
-                                 {name: cond.take(index) for name, cond in conds.items()}, self._rows(x.shape[1:], 2 * len(index)))
-            nfe[index] += calls
-            return x0
-
-        results = run(denoise, programs, on_step)
-        made = [result.clean.x for result in results]
-        latents = [latent.nan_to_num(0.0, 0.0, 0.0) for latent in made]
-        pixels = [self.codec.decode(Clean(latent[None]))[0].cpu() if decode else None for latent in latents]
-        share = (time.perf_counter() - began) / len(requests)
-        return [Image(request, picture, latent, int(count), share, notes(request, self.info, self.conditioner, bool(whole.isfinite().all()),
-                                                                              self.distilled))
-                for request, picture, latent, count, whole in zip(requests, pixels, latents, nfe, made)]
-
-    def _require_branches(self, program: Program, guidance: Guidance) -> None:
-        """Raises UsageError `unknown_branch` when the guidance will ask for a model or a condition that is not there."""
-        conditions = ("cond", "negative", "null", *(("label",) if self.classifier is not None else ()))
-        levels = Level(program.plan.alpha[:-1], program.plan.sigma[:-1])
-        for branch in {branch for lam in levels.lam.tolist() for branch in guidance.branches(lam)}:
-            for name, known, kind in ((branch.model, tuple(self.models), "model"), (branch.cond, conditions, "condition")):
-                if name not in known:
-                    raise UsageError("unknown_branch", f"guidance {guidance!r} asks for the {kind} {name!r}; there are {', '.join(known)}; "
-                                                       "a weaker model is named by weak=, a classifier by classifier=")
-
-    def _require_classes(self, requests: Sequence[Request], guidances: Sequence[Guidance]) -> None:
-        """Raises UsageError `no_class` when a classifier shall guide towards a class that the prompt does not name."""
-        for request, guidance in zip(requests, guidances):
-            if self.classifier is not None and isinstance(guidance, ClassifierGuidance) and class_of(request.prompt, self.classifier.classes) is None:
-                raise UsageError("no_class", f"the prompt {request.prompt[:60]!r} must name exactly one class of the classifier: "
-                                             f"{', '.join(self.classifier.classes)}")
-
-    def _rows(self, shape: torch.Size, pending: int) -> int:
+    def rows(self, shape: torch.Size, pending: int) -> int:
         """Rows of a network call: the most that `row_sizes` allows without much filling up."""
         if pending <= self.micro_batch or tuple(shape) != self.codec.shape(*self.info.sizes.default):
             return self.micro_batch
         return max(size for size in self.row_sizes if size <= pending)
-
-    def _conds(self, requests: Sequence[Request]) -> dict[str, Cond]:
-        texts = list(dict.fromkeys(text for request in requests for text in (request.prompt, request.negative)))
-        known = self.conditioner(texts).to(self.device)
-        where = {text: i for i, text in enumerate(texts)}
-        found = {"cond": known.take([where[request.prompt] for request in requests]),
-                 "negative": known.take([where[request.negative] for request in requests]),
-                 "null": self.conditioner.null(len(requests)).to(self.device)}
-        if self.classifier is not None:                    # 0 stands in where no guidance will read it: `_require_branches` sees to that
-            labels = [class_of(request.prompt, self.classifier.classes) or 0 for request in requests]
-            found["label"] = Cond({"label": torch.tensor(labels, device=self.device)})
-        return found
 
     def __call__(self, prompt: str | Sequence[str], negative_prompt: str | None = None, num_inference_steps: int | None = None,
                  guidance_scale: float | str | Guidance | None = None, height: int | None = None, width: int | None = None,
                  generator: torch.Generator | Sequence[torch.Generator] | None = None, seed: int | None = None, num_images_per_prompt: int = 1,
                  sampler: str | Sampler | None = None, spacing: str | Spacing | None = None,
                  callback_on_step_end: Callable[[Pipeline, int, int, dict[str, Tensor]], object] | None = None,
-                 output_type: str = "pil") -> Output:
+                 output_type: str = "pil", image: Source | None = None, mask_image: Source | None = None, strength: float | None = None) -> Output:
         """Images of one or more prompts, under the names that diffusers made usual.
 
         Image i of all has the seed `seed + i`; a generator draws the first seed (a list draws one each); without either it is random.
         `callback_on_step_end(pipe, step, steps, {"latents": x0})` sees the denoised latents, for previews; what it returns is not used.
         `output_type`: "pil", "pt" (N, 3, H, W) in 0..1, "np" (N, H, W, 3) in 0..1, or "latent".
+        `image` is what all of them start from, `strength` in (0, 1] how much of it changes, `mask_image` where: white is painted. Pictures of
+        another size are cut to their middle and resized, with a warning.
         """
         if output_type not in ("pil", "pt", "np", "latent"):
             raise UsageError("bad_output_type", f"output_type must be 'pil', 'pt', 'np' or 'latent', got {output_type!r}")
@@ -301,10 +258,16 @@ class Pipeline:
         wide, high = self.info.sizes.default
         chosen, spread = sampler_and_spacing(None if sampler is None else str(sampler), None if spacing is None else str(spacing),
                                              default.sampler, default.spacing)
+        wide, high = wide if width is None else width, high if height is None else height
+        if image is not None:
+            self.info.sizes.check(*(check_int(side, "width and height", "invalid_size", 1, 1 << 16) for side in (wide, high)))
+        source, mask, note = fit_pictures(image, mask_image, wide, high)
+        if note:
+            warnings.warn(note, InkwashWarning, stacklevel=2)
         requests = [Request(text, negative_prompt or "", number, default.steps if num_inference_steps is None else num_inference_steps,
                             chosen, spread,
                             repr(guidance) if isinstance(guidance, Guidance) else check_guidance(guidance, "guidance_scale"),
-                            wide if width is None else width, high if height is None else height)
+                            wide, high, source, mask, strength)
                     for text, number in zip(prompts, seeds_for(len(prompts), seed, generator))]
         with self._bar(requests) as bar:
             def on_step(progress: Progress) -> None:
@@ -312,10 +275,10 @@ class Pipeline:
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, progress.done - 1, progress.total, {"latents": progress.x0})
 
-            images = self.generate(requests, on_step, decode=output_type != "latent")
-        for text in dict.fromkeys(text for image in images for text in image.warnings):
+            made = self.generate(requests, on_step, decode=output_type != "latent")
+        for text in dict.fromkeys(text for image in made for text in image.warnings):
             warnings.warn(text, InkwashWarning, stacklevel=2)
-        return deliver(images, output_type)
+        return deliver(made, output_type)
 
     def _bar(self, requests: Sequence[Request]) -> Any:
         from tqdm.auto import tqdm

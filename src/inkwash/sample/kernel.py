@@ -40,6 +40,12 @@ class State(NamedTuple):
                      tuple(old.index_copy(0, where, new) for old, new in zip(self.h, part.h, strict=True)),
                      self.row.index_copy(0, index, part.row))
 
+    def split(self) -> list[State]:
+        """Each sample alone, in memory of its own."""
+        tensors = (self.x, self.base, *self.h, self.row)
+        alone = ([tensor[i : i + 1].clone() for tensor in tensors] for i in range(len(self.row)))
+        return [State(x, base, tuple(h), row) for x, base, *h, row in alone]
+
     @staticmethod
     def cat(parts: list[State]) -> State:
         """The samples of all parts, in order."""

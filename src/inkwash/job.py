@@ -1,0 +1,150 @@
+"""A request under way, and the one way it advances.
+
+`prepare` checks a request and writes its table; `condition` says to it what the prompt says; `step` advances any jobs by one row each, with
+one guided evaluation for all of one shape; `images` decodes those that are done. Between calls a Job is all there is: its State, and how many
+network rows it has spent. `Pipeline.generate` steps its requests to the end; the engine (serve/engine.py) chooses anew before every step who
+takes part. Both give the same bytes, for a row's bits do not depend on its company.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from inkwash.codec import Codec
+from inkwash.companion import class_of
+from inkwash.cond import Cond
+from inkwash.core.level import Clean, Level
+from inkwash.edit import lay_over
+from inkwash.errors import UsageError
+from inkwash.guide import ClassifierGuidance, Guidance, evaluate
+from inkwash.output import Image, notes
+from inkwash.request import Request
+from inkwash.sample import Program, Result, begin, tick
+from inkwash.sample.kernel import State
+
+if TYPE_CHECKING:
+    from inkwash.pipeline import Pipeline
+
+Encode = Callable[[str | None], Cond]
+"""A prompt, or None for the absence of one, to its Cond of one sample."""
+
+
+@dataclass
+class Job:
+    """One image in the making. `rows[k]` is the number of network rows that row k of its plan costs."""
+
+    request: Request
+    program: Program
+    guidance: Guidance
+    rows: tuple[int, ...]
+    state: State                                           # of one sample
+    conds: dict[str, Cond] | None = None                   # of one sample each
+    nfe: int = 0
+    seconds: float = 0.0                                   # this job's share of the time of its steps
+    x0: Tensor | None = None                               # (C, h, w) the clean image as the last row saw it
+
+    @property
+    def row(self) -> int:
+        """Rows of the plan that are done."""
+        return int(self.state.row[0])
+
+    @property
+    def done(self) -> bool:
+        return self.row >= len(self.rows)
+
+    @property
+    def left(self) -> int:
+        """Network rows still to come."""
+        return sum(self.rows[self.row :])
+
+
+@torch.inference_mode()
+def prepare(pipe: Pipeline, request: Request) -> Job:
+    """The request's job before its first row. Raises UsageError for whatever the model cannot do; the model computes nothing, but for the code of the
+    image of a request that has one."""
+    program, guidance = pipe.program(request), pipe.guidance(request)
+    levels = Level(program.plan.alpha[:-1], program.plan.sigma[:-1])
+    branches = [guidance.branches(lam) for lam in levels.lam.tolist()]
+    conditions = ("cond", "negative", "null", *(("label",) if pipe.classifier is not None else ()))
+    for branch in {branch for row in branches for branch in row}:
+        for name, known, kind in ((branch.model, tuple(pipe.models), "model"), (branch.cond, conditions, "condition")):
+            if name not in known:
+                raise UsageError("unknown_branch", f"guidance {guidance!r} asks for the {kind} {name!r}; there are {', '.join(known)}; "
+                                                   "a weaker model is named by weak=, a classifier by classifier=")
+    judge = pipe.classifier
+    if judge is not None and isinstance(guidance, ClassifierGuidance) and class_of(request.prompt, judge.classes) is None:
+        raise UsageError("no_class", f"the prompt {request.prompt[:60]!r} must name exactly one class of the classifier: {', '.join(judge.classes)}")
+    return Job(request, program, guidance, tuple(map(len, branches)), begin([program]))
+
+
+def by_shape(jobs: Iterable[Job]) -> list[list[Job]]:
+    """The jobs that can share network calls: those whose x have one shape, in order of their first."""
+    groups: dict[tuple[int, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(job.program.x.shape), []).append(job)
+    return list(groups.values())
+
+
+def condition(pipe: Pipeline, jobs: Sequence[Job], encode: Encode) -> None:
+    """Gives each job its conditions: of the prompt, the negative prompt, no prompt, and the class if a classifier guides."""
+    known: dict[str | None, Cond] = {}
+    for job in jobs:
+        texts: dict[str, str | None] = {"cond": job.request.prompt, "negative": job.request.negative, "null": None}
+        for text in texts.values():
+            if text not in known:
+                known[text] = encode(text)
+        job.conds = {name: known[text] for name, text in texts.items()}
+        if pipe.classifier is not None:                    # 0 stands in where no guidance will read it: `prepare` sees to that
+            label = class_of(job.request.prompt, pipe.classifier.classes) or 0
+            job.conds["label"] = Cond({"label": torch.tensor([label], device=pipe.device)})
+
+
+@torch.inference_mode()
+def step(pipe: Pipeline, jobs: Sequence[Job]) -> Tensor:
+    """Advances each job by one row: one guided evaluation for all. Returns their x0 (n, C, h, w). They must be of one shape and not done.
+
+    An error leaves every job as it was.
+    """
+    began = time.perf_counter()
+    conds = [job.conds or {} for job in jobs]
+    calls = torch.zeros(len(jobs), dtype=torch.long)
+
+    def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
+        names = conds[0].keys()
+        x0, calls[:] = evaluate(pipe.models, x, level, [job.guidance for job in jobs],
+                                {name: Cond.cat([cond[name] for cond in conds]) for name in names}, pipe.rows(x.shape[1:], 2 * len(index)))
+        return x0
+
+    state, _, x0 = tick(denoise, [job.program for job in jobs], State.cat([job.state for job in jobs]))
+    share = (time.perf_counter() - began) / len(jobs)
+    for job, alone, clean, spent in zip(jobs, state.split(), x0, calls.tolist(), strict=True):
+        job.state, job.x0 = alone, clean
+        job.nfe += spent
+        job.seconds += share
+    return x0
+
+
+@torch.inference_mode()
+def images(pipe: Pipeline, jobs: Sequence[Job], decode: bool = True) -> list[Image]:
+    """The images of jobs that are done. `decode` False leaves their pixels out."""
+    made = []
+    for job in jobs:
+        began = time.perf_counter()
+        clean = Result(job.state.x[0], job.program.plan.end, job.row).clean.x
+        latent = clean.nan_to_num(0.0, 0.0, 0.0)
+        pixels = lay_over(job.request, pipe.codec.decode(Clean(latent[None]))[0].cpu()) if decode else None
+        warnings = notes(job.request, pipe.info, pipe.conditioner, bool(clean.isfinite().all()), pipe.distilled)
+        made.append(Image(job.request, pixels, latent, job.nfe, job.seconds + time.perf_counter() - began, warnings))
+    return made
+
+
+@torch.inference_mode()
+def preview(job: Job, codec: Codec) -> Tensor | None:
+    """The picture (3, H, W) uint8 as the last row saw it; None before the first. Costs a decoding and no network row."""
+    return None if job.x0 is None else codec.decode(Clean(job.x0.nan_to_num(0.0, 0.0, 0.0)[None]))[0].cpu()
