@@ -38,7 +38,7 @@ class Picture:
             raise ValueError(f"a picture of {self.width}x{self.height} needs {3 * self.width * self.height} RGB bytes; Picture.of reads files")
 
     @classmethod
-    def of(cls, source: Picture | str | Path | bytes | PillowImage.Image) -> Picture:
+    def of(cls, source: Source) -> Picture:
         """The picture in a file, in the bytes of a file, or of Pillow.
 
         Raises DataError: file_not_found, image_format, image_too_large, image_unreadable; UsageError `bad_image` for anything else.
@@ -100,6 +100,25 @@ class Picture:
         from inkwash.data.transform import fit
 
         return Picture(width, height, fit(self.pil(), (height, width)).permute(1, 2, 0).contiguous().numpy().tobytes())
+
+
+Source = Picture | str | Path | bytes | PillowImage.Image
+"""What `Picture.of` reads: a picture, a path, the bytes of a file, a picture of Pillow."""
+
+
+def fit_pictures(image: Source | None, mask: Source | None, width: int, height: int) -> tuple[Picture | None, Picture | None, str]:
+    """(image, mask, note): both at that size, and a sentence where that cost something, else "".
+
+    Raises UsageError `mask_size_differs` where the two are not of one size, and what `Picture.of` raises.
+    """
+    first, second = None if image is None else Picture.of(image), None if mask is None else Picture.of(mask)
+    if first is None:
+        return None, second, ""
+    if second is not None and (first.width, first.height) != (second.width, second.height):
+        raise UsageError("mask_size_differs", f"the mask has {second.size} pixels and the image {first.size}; give a mask of the image's size")
+    note = f"the image of {first.size} was cut to its middle and resized to {width}x{height}"
+    fitted = first.fit(width, height)
+    return fitted, None if second is None else second.fit(width, height), "" if fitted is first else note
 
 
 def _read(path: Path) -> bytes:

@@ -1,8 +1,9 @@
 """Running programs: unlike requests in one batch, one network call per tick.
 
-A Program is a plan, the start x and the two numbers (seed, image) that name its noise. `tick` evaluates the network once for every program
-that is not done and advances each by its own row; nothing is remembered but the State, which goes in and comes out. `run` ticks until all
-are done. Stopping between ticks, storing the State and going on gives the same bits, for noise is drawn by (seed, image, row).
+A Program is a plan, the start x, the two numbers (seed, image) that name its noise, and what of the sample is known, if anything is. `tick`
+evaluates the network once for every program that is not done and advances each by its own row; nothing is remembered but the State, which
+goes in and comes out. `run` ticks until all are done. Stopping between ticks, storing the State and going on gives the same bits, for noise
+is drawn by (seed, image, row).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from inkwash.core import noise
 from inkwash.core.level import Clean, Level
 from inkwash.errors import UsageError
 from inkwash.sample.kernel import State, advance
+from inkwash.sample.known import Known
 from inkwash.sample.plan import Plan
 
 Denoise = Callable[[Tensor, Level, Tensor], Tensor]
@@ -30,6 +32,7 @@ class Program(NamedTuple):
     seed: int
     image: int
     x: Tensor                                              # (...) at the level plan.start
+    known: Known | None = None                             # the part that is kept, if any
 
 
 class Result(NamedTuple):
@@ -93,6 +96,15 @@ def _noise(programs: Sequence[Program], rows: Sequence[int], weights: Tensor, li
     return z
 
 
+def _keep(places: Sequence[tuple[Program, int]], x: Tensor) -> Tensor:
+    """x (n, ...) after a row, with what is known put back at the level that each program's row reached."""
+    if all(program.known is None for program, _ in places):
+        return x
+    return torch.stack([sample if program.known is None
+                        else program.known.impose(sample, float(program.plan.alpha[row + 1]), float(program.plan.sigma[row + 1]))
+                        for (program, row), sample in zip(places, x, strict=True)])
+
+
 def tick(denoise: Denoise, programs: Sequence[Program], state: State) -> tuple[State, Tensor, Tensor]:
     """One network call: every program that is not done advances by one row. Returns (state, index (n,), x0 (n, ...))."""
     index = active(programs, state)
@@ -107,6 +119,7 @@ def tick(denoise: Denoise, programs: Sequence[Program], state: State) -> tuple[S
     if x0.shape != part.x.shape:
         raise ValueError(f"the denoiser returned {tuple(x0.shape)} for x of {tuple(part.x.shape)}")
     part = advance(part, x0.to(part.x), slope, weights, _noise(chosen, rows, weights, part.x))
+    part = part._replace(x=_keep(places, part.x))
     return (part if len(index) == len(programs) else state.put(index, part)), index, x0
 
 
