@@ -1,0 +1,43 @@
+"""CIFAR-10 for the benchmark: 45,000 pictures to train on and 5,000 to measure against, the ones that `inkwash train` holds out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from inkwash.data.heldout import hold_out
+from inkwash.data.source import open_source
+
+FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-train.parquet"
+HELD_OUT = 5000
+
+
+def parts(folder: Path) -> dict[str, Tensor]:
+    """"training" and "reference", uint8 (N, 3, 32, 32) each; decoded once."""
+    cache = folder / "cifar10.safetensors"
+    if not cache.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        kept, apart = hold_out(open_source([FILE]), HELD_OUT)
+        assert apart is not None
+        tensors = {}
+        for name, source in (("training", kept), ("reference", apart)):
+            pixels = [np.array(Image.open(io.BytesIO(source[i].image)).convert("RGB")) for i in range(len(source))]
+            tensors[name] = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        save_file(tensors, cache)
+    return load_file(cache)
+
+
+def training(folder: Path) -> Tensor:
+    """Pictures to train on."""
+    return parts(folder)["training"]
+
+
+def reference(folder: Path) -> Tensor:
+    """Held-out pictures, which no contestant has seen."""
+    return parts(folder)["reference"]

@@ -1,0 +1,78 @@
+"""The Frechet distance of each contestant's pictures to pictures that none has seen, in the features of the embedded extractor `ink`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from quality_data import reference
+from quality_sample import PART, SAMPLER, SAMPLER_STEPS, pictures
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from inkwash.evaluate.features import extract, load_extractor
+from inkwash.evaluate.frechet import frechet_distance
+from inkwash.evaluate.interval import Estimate
+
+
+class Entry(NamedTuple):
+    """Weights of one contestant after `minutes` core-minutes."""
+
+    name: str
+    minutes: float
+    images: int
+    weights: Path
+
+
+def entries(folder: Path) -> list[Entry]:
+    """What has been trained in `folder` so far."""
+    found = []
+    for path in sorted(folder.glob("*-*.safetensors")):
+        name, _, minutes = path.stem.rpartition("-")
+        if name in ("diffusers", "lucidrains") and minutes.replace(".", "").isdigit():
+            with path.open("rb") as file:
+                about = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
+            found.append(Entry(name, float(about["seconds"]) / 60, int(about["images"]), path))
+    for path in sorted(folder.glob("inkwash-*/seconds.json")):
+        card = json.loads((path.parent / "model" / "inkwash.json").read_text())["card"]
+        found.append(Entry("inkwash", json.loads(path.read_text())["seconds"] / 60, card["steps"] * card["batch"], path.parent / "model"))
+    return sorted(found, key=lambda entry: (entry.name, entry.minutes))
+
+
+def features(images: Tensor, path: Path) -> tuple[Tensor, str]:
+    """(features (N, D), extractor) of uint8 images, kept at `path`."""
+    extractor = load_extractor("ink")
+    if not path.exists():
+        save_file({"features": extract(extractor, images.split(PART))}, path)
+    return load_file(path)["features"], f"{extractor.name}, D = {extractor.dim}, SHA-256 {extractor.hash}"
+
+
+def measure(folder: Path, count: int, which: list[Entry]) -> dict[str, Any]:
+    """Pictures, features and distances of `which`, and the distance of as many training pictures for scale."""
+    apart = reference(folder)
+    real, extractor = features(apart, folder / "reference.features.safetensors")
+    rows = []
+    for entry in which:
+        key = f"{entry.weights.parent.name if entry.name == 'inkwash' else entry.weights.stem}"
+        images = pictures(entry.name, entry.weights, count, folder / "samples" / key)
+        sheet(images).save(folder / f"{key}.png")
+        found = frechet_distance(real, features(images, folder / f"{key}-{count}.features.safetensors")[0])
+        rows.append({"name": entry.name, "core_minutes": round(entry.minutes, 2), "images_seen": entry.images,
+                     "fd": shown(found.unbiased), "fd_at_n": shown(found.plain)})
+    half = frechet_distance(real[count:], real[:count])
+    return {"extractor": extractor, "count": count, "reference": len(apart), "sampler": f"{SAMPLER}, {SAMPLER_STEPS} steps, trailing, x0 clamped",
+            "rows": rows, "real": {"fd": shown(half.unbiased), "fd_at_n": shown(half.plain)}}
+
+
+def shown(estimate: Estimate) -> dict[str, float]:
+    return {"value": round(estimate.value, 3), "low": round(estimate.low, 3), "high": round(estimate.high, 3)}
+
+
+def sheet(images: Tensor, across: int = 12, down: int = 6) -> Image.Image:
+    """The first pictures, each pixel as 2 x 2."""
+    chosen = images[: across * down].repeat_interleave(2, -1).repeat_interleave(2, -2)
+    whole = torch.cat([torch.cat(list(row), dim=-1) for row in chosen.split(across)], dim=-2)
+    return Image.fromarray(whole.permute(1, 2, 0).numpy())
