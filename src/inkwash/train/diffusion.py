@@ -168,7 +168,7 @@ class DenoiserTask:
             factor=self.codec.factor, mean=statistics[0], std=statistics[1], conditioning="text" if text else "none",
             length=self.conditioner.tokenizer.length if isinstance(self.conditioner, TextConditioner) else 0,
             sizes=Sizes((size, size), max(multiple, size // 2 // multiple * multiple), 2 * size, multiple),
-            defaults=Defaults(config.sample.steps, config.sample.sampler, config.sample.spacing, config.sample.guidance),
+            defaults=Defaults(config.sample.steps, config.sample.sampler, config.sample.spacing, config.sample.guidance if text else 1.0),
             card={**config.card, "data": list(self.setting.names), "images": len(self.features.loader.base), "steps": config.steps,
                   "batch": config.batch, **({"held_out": bound(validation)} if (validation := self.setting.validation) is not None else {})},
             vocabulary=count_words(self.features.captions()) if text else {})
