@@ -56,6 +56,7 @@ class AutoencoderTask:
         self.config, self.setting = config, setting
         self.network: Autoencoder = config.network.build().to(memory_format=torch.channels_last)
         self.roles = {ROLE: self.network}
+        setting.require_multiple(config, self.network.config.factor)
         self.loader = setting.loader(config, setting.train, "train", flip=config.data.flip)
         held_out = setting.held_out(config)
         self.validation = None if held_out is None else held_out.images                 # (N, 3, H, W) uint8

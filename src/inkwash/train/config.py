@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -70,10 +70,16 @@ class OptimizerConfig(Strict):
 
 
 class DataConfig(Strict):
-    """`size` in pixels; `validation` is the number of items held out; `cache` keeps decoded pixels, latents and tokens on disk."""
+    """`size` in pixels; `validation` is the number of items held out; `cache` keeps decoded pixels, latents and tokens on disk.
+
+    mode: crop and pad make squares. bucket keeps each image's aspect ratio: a batch has one shape, of at most size^2 pixels, sides that are
+    multiples of `step`, and an aspect ratio within 1/`ratio`..`ratio`; latents are then computed in every step. Held-out items are squares.
+    """
 
     size: Positive = 128
-    mode: Literal["crop", "pad"] = "crop"
+    mode: Literal["crop", "pad", "bucket"] = "crop"
+    step: Positive = 32
+    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     flip: bool = False
     validation: NotNegative = 64
     cache: bool = True
@@ -95,6 +101,7 @@ class SampleConfig(Strict):
 class RunConfig(Strict):
     """What every run has. `ema_half_life` in samples; 0 switches the EMA off."""
 
+    buckets: ClassVar[bool] = False                                                     # whether batches may have shapes of their own
     task: str
     name: str = "run"
     seed: NotNegative = 0
@@ -121,10 +128,24 @@ class RunConfig(Strict):
             raise ValueError(f"batch {self.batch} must be a multiple of accumulate {self.accumulate}")
         return self
 
+    @model_validator(mode="after")
+    def _buckets(self) -> RunConfig:
+        if self.data.mode == "bucket":
+            if not self.buckets:
+                raise ValueError("data.mode: bucket is for autoencoder and denoiser runs; write crop or pad")
+            if self.data.size % self.data.step:
+                raise ValueError(f"data.size {self.data.size} must be a multiple of data.step {self.data.step} with data.mode: bucket")
+            return self
+        for name in ("step", "ratio"):
+            if getattr(self.data, name) != DataConfig.model_fields[name].default:
+                raise ValueError(f"data.{name} has no effect with data.mode: {self.data.mode}; write data.mode: bucket, or leave it out")
+        return self
+
 
 class AutoencoderRun(RunConfig):
     """Weights of the reconstruction terms; `kl` weighs the KL divergence in nats per latent number."""
 
+    buckets: ClassVar[bool] = True
     task: Literal["autoencoder"]
     network: NetworkText
     l1: Weight = 1.0
@@ -150,6 +171,7 @@ class DenoiserRun(RunConfig):
     the model folder tells people, such as licence, credits and intended use.
     """
 
+    buckets: ClassVar[bool] = True
     task: Literal["denoiser"]
     network: NetworkText
     process: ScheduleText

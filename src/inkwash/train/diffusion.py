@@ -88,6 +88,7 @@ class DenoiserTask:
             for parameter in null.parameters():
                 nn.init.normal_(parameter, std=0.02)
         self.network: nn.Module = config.network.build().to(memory_format=torch.channels_last)
+        setting.require_multiple(config, self.multiple)
         self.conditioner: Conditioner = text.conditioner(null) if text is not None else NoConditioner()
         self.text = text.encoder.requires_grad_(True) if text is not None and text.trained else None
         self.roles = {ROLE: Trained(self.network, null, self.text)}
@@ -161,7 +162,7 @@ class DenoiserTask:
         latent = isinstance(self.codec, Latent)
         size = config.data.size
         statistics = [tuple(getattr(self.codec, name).flatten().tolist()) if latent else () for name in ("mean", "std")]
-        multiple = self.codec.factor * getattr(config.network, "factor", getattr(config.network, "patch", 1))
+        multiple = self.multiple
         return ModelInfo(
             name=config.name, process=repr(config.process), prediction=repr(config.prediction), gauge=config.process.gauge.value,
             sigma_data=config.sigma_data, network=self.folder, codec="latent" if latent else "pixels", channels=self.codec.channels,
@@ -172,6 +173,12 @@ class DenoiserTask:
             card={**config.card, "data": list(self.setting.names), "images": len(self.features.loader.base), "steps": config.steps,
                   "batch": config.batch, **({"held_out": bound(validation)} if (validation := self.setting.validation) is not None else {})},
             vocabulary=count_words(self.features.captions()) if text else {})
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of images must be multiples of this, in pixels."""
+        network = self.config.network
+        return self.codec.factor * int(getattr(network, "factor", getattr(network, "patch", 1)))
 
     @property
     def folder(self) -> str:

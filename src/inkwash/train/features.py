@@ -1,7 +1,8 @@
 """What a denoiser or classifier run reads at each step: latents and text features, computed once and kept on disk.
 
 Both depend on frozen networks only, so after the first minutes a run touches no image and no text. Latents are means of the
-autoencoder's posterior, of unit variance; text features are token vectors and the pooled vector.
+autoencoder's posterior, of unit variance; text features are token vectors and the pooled vector. With aspect buckets an image's shape is
+its batch's, and latents are computed in every step.
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ class Features:
     def _caches(self, loader: Loader) -> _Kept:
         setting = self.setting
         with setting.first():
-            latents = LatentCache(loader, setting.cache, self._encode, encoder=digest(self.codec.state_dict()) if self.codec.factor > 1 else "pixels",
-                                  shape=self.codec.shape(self.config.data.size, self.config.data.size), dtype="float16")
+            latents = None if loader.square is None else LatentCache(
+                loader, setting.cache, self._encode, encoder=digest(self.codec.state_dict()) if self.codec.factor > 1 else "pixels",
+                shape=self.codec.shape(loader.square, loader.square), dtype="float16")
             if self.text is None:
                 return _Kept(latents, None, None)
             length, width = self.text.tokenizer.length, self.text.width
@@ -147,9 +149,10 @@ class Features:
     def batch(self, micro_step: int) -> tuple[Tensor, Cond, Tensor]:
         """This process's part of a micro-batch: x0 (B, C, h, w), its Cond, and the distinct items' numbers."""
         device = self.setting.device
-        if self._kept is None:
+        if self._kept is None or self._kept.latents is None:
             images, captions, _, index, _ = self.loader.batch(micro_step)
-            return self._encode(images).to(device), self._cond_of(captions).to(device), index
+            cond = self._cond_of(captions) if self._kept is None else self._kept.cond(index)
+            return self._encode(images).to(device), cond.to(device), index
         picked = self.loader.pick(micro_step)
         x0 = self._kept.latents.take(picked.index, picked.flipped if self.loader.flip else None)
         return x0.to(device), self._kept.cond(picked.index).to(device), picked.index
@@ -181,7 +184,7 @@ def _numbers(both: Tensor) -> Cond:
 
 @dataclass(frozen=True)
 class _Kept:
-    latents: LatentCache
+    latents: LatentCache | None
     tokens: TokenCache | None
     masks: TokenCache | None
 

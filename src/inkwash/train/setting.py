@@ -19,10 +19,11 @@ from torch import Tensor
 
 from inkwash.codec import Codec
 from inkwash.condition import Conditioner
+from inkwash.data.buckets import shapes
 from inkwash.data.item import Source
 from inkwash.data.loader import Batch, Loader
 from inkwash.denoiser import Denoiser
-from inkwash.errors import InkwashWarning
+from inkwash.errors import InkwashWarning, UsageError
 from inkwash.io.info import ModelInfo
 from inkwash.train.config import RunConfig, SampleConfig
 
@@ -46,9 +47,11 @@ class Setting:
     names: tuple[str, ...] = ()
 
     def loader(self, config: RunConfig, source: Source, name: str, *, flip: bool, batch: int | None = None, alone: bool = False) -> Loader:
-        """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same."""
+        """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same, all of it as squares."""
         data = config.data
-        return Loader(source, batch or config.batch // config.accumulate, size=data.size, seed=config.seed, mode=data.mode, flip=flip,
+        size = shapes(data.size, data.step, data.ratio) if data.mode == "bucket" and not alone else data.size
+        return Loader(source, batch or config.batch // config.accumulate, size=size, seed=config.seed,
+                      mode="pad" if data.mode == "pad" else "crop", flip=flip,
                       rank=0 if alone else self.rank, world=1 if alone else self.world, cache=self.cache if data.cache else None,
                       quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable)
 
@@ -61,6 +64,12 @@ class Setting:
             return loader.batch(0)
         finally:
             loader.close()
+
+    def require_multiple(self, config: RunConfig, multiple: int) -> None:
+        """Raises UsageError `bad_buckets` when buckets would have shapes that a network cannot take: sides must be multiples of `multiple`."""
+        if config.data.mode == "bucket" and config.data.step % multiple:
+            raise UsageError("bad_buckets", f"data.step {config.data.step} must be a multiple of {multiple}, by which this model divides height and "
+                                            f"width; set data.step={-(-config.data.step // multiple) * multiple}")
 
     def wait(self) -> None:
         """Until all processes are here."""
