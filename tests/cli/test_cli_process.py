@@ -53,14 +53,36 @@ def test_S8_the_same_bytes_after_a_restart_with_other_threads(tiny_model: Path, 
 def test_signals_end_quietly_with_their_code(tiny_model: Path, tmp_path: Path, number: int, code: int) -> None:
     process = subprocess.Popen([*INKWASH, *SLOW, "--model", str(tiny_model), "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+def test_a_signal_that_a_callback_swallows_is_heard() -> None:
+    """The exception of the first signal is raised inside `__del__`, where Python drops it."""
+    code = """
+import os, signal, time
+import inkwash.cli.main as cli
+cli.AGAIN_SEC = 0.2
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+def busy(arguments):
+    del [Deaf()][0]
+    time.sleep(30)
+cli.run = busy
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 143
+    assert "Exception ignored" in ended.stderr
 
 
 def test_a_closed_pipe_is_no_error(tiny_model: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from inkwash.nn import (
     UNet2DConfig,
     UNetConfig,
 )
+from inkwash.nn.features import FeatureNetConfig, LinearHeadConfig
+from inkwash.nn.inception import InceptionConfig
 
 TEXT = TextEncoderConfig(vocab=50, width=16, layers=2, heads=2, max_tokens=12)
 TOWER = ImageTowerConfig(widths=(8, 16), blocks=(1, 1), out_dim=16)
@@ -33,7 +35,10 @@ EXAMPLES: dict[str, NetworkConfig] = {
     "ClipConfig": ClipConfig(TEXT, TOWER, shared_dim=8),
     "ClipTextConfig": ClipTextConfig(vocab=50, width=16, inner=32, layers=2, heads=2, max_tokens=12, projection=8, end=49),
     "DiTConfig": DIT,
+    "FeatureNetConfig": FeatureNetConfig(size=32, patch=2, widths=(8, 16), blocks=(1, 1), features=(6, 10)),
     "ImageTowerConfig": TOWER,
+    "InceptionConfig": InceptionConfig(),
+    "LinearHeadConfig": LinearHeadConfig(dim=12, classes=3),
     "TextEncoderConfig": TEXT,
     "UNet2DConfig": UNet2DConfig(widths=(16, 32), blocks=1, down=("text", "pixels"), up=("text", "pixels"), heads=(2, 4), depth=(2, 1), text_dim=16,
                                  groups=8, num_classes=6),
@@ -65,7 +70,10 @@ def inputs(config: NetworkConfig, batch: int = 2) -> tuple[object, ...]:
         "ClipConfig": (images, ids, mask),
         "ClipTextConfig": (ids,),
         "DiTConfig": (latents, noise, conditions(batch)),
+        "FeatureNetConfig": (images,),
         "ImageTowerConfig": (images,),
+        "InceptionConfig": (torch.rand(batch, 3, 107, 107, generator=rng) * 2 - 1,),
+        "LinearHeadConfig": (torch.randn(batch, 12, generator=rng),),
         "TextEncoderConfig": (ids, mask),
         "UNet2DConfig": (latents, noise, conditions(batch)),
         "UNetConfig": (latents, noise, conditions(batch)),

@@ -24,6 +24,8 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_OF
          "GRADIO_ANALYTICS_ENABLED": "False", "RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True", "WANDB_MODE": "offline",
          "ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+AGAIN_SEC = 3.0
+
 COMMANDS = {
     "generate": ("inkwash.cli.generate:generate", "Make pictures from a sentence."),
     "reproduce": ("inkwash.cli.reproduce:reproduce", "Make the picture of a PNG again and compare the pixels."),
@@ -140,7 +142,10 @@ def _say(line: str) -> None:
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
+    """Python drops what is raised while a callback of the interpreter runs, so the signal comes again until it is heard."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SEC)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def main() -> NoReturn:
@@ -148,4 +153,11 @@ def main() -> NoReturn:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(sys.argv[1:]))
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _terminate)
+    try:
+        code = run(sys.argv[1:])
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.exit(code)

@@ -93,8 +93,8 @@ class FeatureNet(nn.Module):
 class LinearHeadConfig(NetworkConfig):
     """A linear classifier of features (B, dim) into `classes`."""
 
-    dim: int
-    classes: int
+    dim: int = 512
+    classes: int = 10
 
     def __post_init__(self) -> None:
         require(self.dim > 0 and self.classes > 1, f"a linear head needs features and at least 2 classes, got {self.dim} and {self.classes}")
