@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_text
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from inkwash.cli.main import warn
-from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce, record, repeated, settings
+from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce, repeated
 from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
-from inkwash.request import check_int
+from inkwash.picture import fit_pictures
+from inkwash.record import record, settings
+from inkwash.request import Request, as_dict, check_int, check_strength
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,8 @@ MAX_IMAGES = 10_000
 def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None, model: str = "mini",
              steps: str | None = None, sampler: str | None = None, spacing: str | None = None, guidance: str | None = None,
              negative: str | None = None, seed: str | None = None, num: Annotated[str, Parameter(name=["--num", "-n"])] = "1",
-             size: str | None = None, device: str = "auto", weak: str | None = None, classifier: str | None = None,
+             size: str | None = None, image: str | None = None, mask: str | None = None, strength: str | None = None,
+             device: str = "auto", weak: str | None = None, classifier: str | None = None,
              json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
              quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make pictures from a sentence.
@@ -55,6 +59,12 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
         How many pictures.
     size
         SIDE or WIDTHxHEIGHT in pixels.
+    image
+        A PNG, JPEG or WebP picture to start from; another size is cut to its middle and resized.
+    mask
+        A picture of the same size as the image: white is painted anew, black is kept as it is.
+    strength
+        Above 0 (nothing changes) to 1 (nothing is kept): the share of the steps that run on the image; usual 0.75.
     device
         cpu, cuda, cuda:1, mps or auto.
     weak
@@ -70,22 +80,32 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
     check_options(prompt, options)
     number = check_int(num, "-n", "bad_count", 1, MAX_IMAGES)
     folder, info = describe_model(model)
-    requests = repeated(first_request(prompt, options, info), number)
+    request, note = with_pictures(first_request(prompt, options, info), image, mask, strength)
+    requests = repeated(request, number)
+    if note and not quiet:
+        warn(note)
     names = Names(out)
     names.prepare()
     pipeline = load(folder, device, weak, classifier)
     told: set[str] = set()
-    for image in produce(pipeline, requests, quiet):
-        path, pixel_hash = save(image, pipeline, names)
+    for made in produce(pipeline, requests, quiet):
+        path, pixel_hash = save(made, pipeline, names)
         if json:
-            print(json_text.dumps(summary(image, pipeline, path, pixel_hash), ensure_ascii=False), flush=True)
+            print(json_text.dumps(summary(made, pipeline, path, pixel_hash), ensure_ascii=False), flush=True)
         elif not quiet:
-            for text in image.warnings:
+            for text in made.warnings:
                 if text not in told:
                     warn(text)
-            told.update(image.warnings)
+            told.update(made.warnings)
             print(path, flush=True)
     return 0
+
+
+def with_pictures(request: Request, image: str | None, mask: str | None, strength: str | None) -> tuple[Request, str]:
+    """The request with what it starts from, at its size, and a sentence where a picture had to be cut or resized."""
+    source, paint, note = fit_pictures(image, mask, request.width, request.height)
+    share = None if strength is None else check_strength(strength, "--strength")
+    return dataclasses.replace(request, image=source, mask=paint, strength=share), note
 
 
 def save(image: Image, pipeline: Pipeline, names: Names) -> tuple[Path, str]:
@@ -102,7 +122,8 @@ def save(image: Image, pipeline: Pipeline, names: Names) -> tuple[Path, str]:
 def summary(image: Image, pipeline: Pipeline, path: Path, pixel_hash: str) -> dict[str, Any]:
     """One line of --json."""
     request = image.request
+    edit = {name: value for name, value in as_dict(request).items() if name in ("image", "mask", "strength")}
     return {"path": str(path), "prompt": request.prompt, "negative": request.negative, "seed": request.seed,
             "size": f"{request.width}x{request.height}", "sampler": request.sampler, "spacing": request.spacing, "guidance": request.guidance,
-            "steps": request.steps, "nfe": image.nfe, "seconds": round(image.seconds, 3), "pixel_sha256": pixel_hash,
+            "steps": request.steps, **edit, "rows": image.rows, "nfe": image.nfe, "seconds": round(image.seconds, 3), "pixel_sha256": pixel_hash,
             "model": pipeline.info.name, "model_hash": pipeline.hash, "determinism": pipeline.determinism, "warnings": list(image.warnings)}

@@ -1,4 +1,4 @@
-"""What the commands that make pictures share: options to requests, a progress bar, and the record in a PNG. Imports torch only to run."""
+"""What the commands that make pictures share: options to requests, and a progress bar. Imports torch only to run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inkwash._version import __version__
 from inkwash.io.info import ModelInfo, find_model, read_info
-from inkwash.labels import ENDINGS, LABELS, write_label
 from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt, sampler_and_spacing
 
 if TYPE_CHECKING:
@@ -116,21 +114,3 @@ def bar(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("steps", total=total)
         yield lambda count: progress.advance(task, count)
-
-
-def settings(request: Request, pipeline: Pipeline) -> dict[str, object]:
-    """The pairs of the `parameters` text, in the usual order."""
-    strength = {"CFG scale": f"{request.guidance:g}"} if isinstance(request.guidance, float) else {"Guidance": request.guidance}
-    labels = {"Sampler": write_label(request.sampler, LABELS), "Schedule type": write_label(request.spacing, ENDINGS)}
-    return {"Steps": request.steps, **labels, **strength, "Seed": request.seed, "Size": f"{request.width}x{request.height}",
-            "Model hash": pipeline.hash[:10], "Model": pipeline.info.name, "Version": f"inkwash {__version__}"}
-
-
-def record(image: Image, pipeline: Pipeline, pixel_hash: str) -> dict[str, Any]:
-    """All that it takes to make the picture again, and how to tell that it is the same."""
-    import torch
-
-    return {"format": 1, "version": __version__, "model": pipeline.info.name, "model_hash": pipeline.hash, "companions": pipeline.companions,
-            "request": dataclasses.asdict(image.request), "nfe": image.nfe, "pixel_sha256": pixel_hash, "determinism": pipeline.determinism,
-            "device": pipeline.device.type, "dtype": str(pipeline.dtype).removeprefix("torch."), "torch": torch.__version__,
-            "warnings": list(image.warnings)}
