@@ -108,9 +108,10 @@ def report(found: dict[str, Any]) -> str:
               for size in found["sizes"]]
     if len(found["sizes"]) > 1:
         fit = found["fit"]
-        lines += ["", f"Loss ~ compute^{fit['slope']:.4f} over the sizes, correlation of the logarithms {fit['correlation']:.3f}. Falls from size to "
-                  "size: " + ", ".join(f"{d['mean']:.4f} ± {1.96 * d['standard_error']:.4f}" for d in fit["falls"]) + " (95 %, over pictures). Within a run, "
-                  "as it goes on: " + ", ".join(f"{slope:.3f}" for slope in fit["slope_within"]) + "."]
+        falls = ", ".join(f"{d['mean']:.4f} ± {1.96 * d['standard_error']:.4f}" for d in fit["falls"])
+        lines += ["", f"Loss ~ compute^{fit['slope']:.4f} over the sizes, correlation of the logarithms {fit['correlation']:.3f}.",
+                  f"Falls from size to size: {falls} (95 %, over pictures).",
+                  f"Slopes within a run, as it goes on: {', '.join(f'{slope:.3f}' for slope in fit['slope_within'])}."]
     return "\n".join(lines) + "\n"
 
 
