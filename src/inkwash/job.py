@@ -140,7 +140,7 @@ def images(pipe: Pipeline, jobs: Sequence[Job], decode: bool = True) -> list[Ima
         latent = clean.nan_to_num(0.0, 0.0, 0.0)
         pixels = lay_over(job.request, pipe.codec.decode(Clean(latent[None]))[0].cpu()) if decode else None
         warnings = notes(job.request, pipe.info, pipe.conditioner, bool(clean.isfinite().all()), pipe.distilled)
-        made.append(Image(job.request, pixels, latent, job.nfe, job.seconds + time.perf_counter() - began, warnings))
+        made.append(Image(job.request, pixels, latent, job.row, job.nfe, job.seconds + time.perf_counter() - began, warnings))
     return made
 
 

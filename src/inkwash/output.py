@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 class Image:
     """One image and how it came about.
 
-    `pixels` (3, H, W) uint8, None when only the latent was asked for; `nfe` network evaluations (guidance counts each branch, filling up
-    does not count); `seconds` this image's share of the time of its batch.
+    `pixels` (3, H, W) uint8, None when only the latent was asked for; `rows` of its table that ran; `nfe` network evaluations (guidance
+    counts each branch, filling up does not count); `seconds` this image's share of the time of its batch.
     """
 
     request: Request
     pixels: Tensor | None
     latent: Tensor
+    rows: int
     nfe: int
     seconds: float
     warnings: tuple[str, ...]

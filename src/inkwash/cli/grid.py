@@ -15,6 +15,7 @@ from inkwash.cli.main import warn
 from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce
 from inkwash.errors import UsageError
 from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
+from inkwash.request import as_dict
 
 if TYPE_CHECKING:
     from inkwash.io.info import ModelInfo
@@ -77,7 +78,7 @@ def grid(prompt: str = "", /, *, x: str, y: str | None = None, out: Annotated[st
     pictures = [to_pil(image.pixels) for image in images if image.pixels is not None]
     sheet = draw(pictures, columns.labels, rows.labels if rows.name else None)
     record = {"format": 1, "version": __version__, "model": info.name, "model_hash": pipeline.hash,
-              "grid": {"x": list(columns), "y": list(rows)}, "requests": [dataclasses.asdict(request) for request in requests]}
+              "grid": {"x": list(columns), "y": list(rows)}, "requests": [as_dict(request) for request in requests]}
     pairs = {"Grid x": x, "Grid y": y or "none", "Model": info.name, "Version": f"inkwash {__version__}"}
     text = infotext(requests[0].prompt, requests[0].negative, pairs)
     path = names.save(png_bytes(sheet, text, record), requests[0].seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_text
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,20 +11,21 @@ from cyclopts import Parameter
 
 from inkwash.cli.generate import save, summary
 from inkwash.cli.settings import load, produce
-from inkwash.errors import CheckpointError, InkwashError, VerifyError
+from inkwash.errors import CheckpointError, DataError, InkwashError, UsageError, VerifyError
 from inkwash.io.info import find_model
 from inkwash.io.png import Names, pixel_sha256, read_png
+from inkwash.picture import fit_pictures
 from inkwash.request import Request
 
 
 def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None, model: str | None = None,
-
-             device: str = "auto", weak: str | None = None, classifier: str | None = None,
+             image: str | None = None, mask: str | None = None, device: str = "auto", weak: str | None = None, classifier: str | None = None,
              json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-              quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
+             quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make the picture of a PNG again and compare the pixels.
 
-    Ends with 0 when they are the same, 8 when they differ, 4 when the model is another one or the file has no parameters.
+    Ends with 0 when they are the same, 8 when they differ, 4 when the model is another one or the file has no parameters, 2 or 3 when it was
+    made from a picture and that is not given or is another one.
 
     Parameters
     ----------
@@ -33,6 +35,10 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
         Also save the new picture, to a .png file or a folder.
     model
         Where the model is, when it is not an embedded one.
+    image
+        The picture that it was made from, if it was.
+    mask
+        The mask that it was made with, if it was.
     device
         cpu, cuda, cuda:1, mps or auto.
     weak
@@ -45,7 +51,7 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
         Print nothing but errors.
     """
     picture, stored = read_png(file)
-    request = read_request(file, stored)
+    request = read_request(file, stored, image, mask)
     folder = find_model(model or str(stored.get("model")))
     from inkwash.io.folder import model_hash
 
@@ -58,15 +64,15 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
     if pipeline.companions != stored.get("companions", {}):
         raise CheckpointError("model_differs", f'"{file}" was guided by other companions: {stored.get("companions") or "none"}; name the same ones '
                                                "by --weak and --classifier")
-    [image] = produce(pipeline, [request], quiet)
+    [made] = produce(pipeline, [request], quiet)
     from inkwash.output import to_pil
 
-    assert image.pixels is not None
-    new, said, old = pixel_sha256(to_pil(image.pixels)), stored.get("pixel_sha256"), pixel_sha256(picture)
-    path = save(image, pipeline, Names(out))[0] if out is not None else None
+    assert made.pixels is not None
+    new, said, old = pixel_sha256(to_pil(made.pixels)), stored.get("pixel_sha256"), pixel_sha256(picture)
+    path = save(made, pipeline, Names(out))[0] if out is not None else None
     same = new == said == old
     if json:
-        line: dict[str, Any] = {**summary(image, pipeline, path or file, new), "same": same, "stored_sha256": said, "file_sha256": old}
+        line: dict[str, Any] = {**summary(made, pipeline, path or file, new), "same": same, "stored_sha256": said, "file_sha256": old}
         print(json_text.dumps(line, ensure_ascii=False), flush=True)
     if old != said:
         raise VerifyError("pixels_changed", f'"{file}" was changed after it was made: its pixels have sha256 {old[:16]}, its parameters say '
@@ -80,12 +86,35 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
     return 0
 
 
-def read_request(file: Path, stored: dict[str, Any]) -> Request:
-    """The request in a record. Raises CheckpointError `bad_parameters`."""
+def read_request(file: Path, stored: dict[str, Any], image: str | None = None, mask: str | None = None) -> Request:
+    """The request in a record, with the pictures that it names by their hashes.
+
+    Raises CheckpointError `bad_parameters`, UsageError `needs_image`, DataError `image_differs`.
+    """
     raw = stored.get("request")
     if not isinstance(raw, dict):
         raise CheckpointError("no_parameters", f'"{file}" holds no single request, as a grid does not; give a picture of inkwash generate')
+    names = {name: raw.get(name) for name in ("image", "mask")}
+    for name, path in (("image", image), ("mask", mask)):
+        if names[name] is not None and path is None:
+            raise UsageError("needs_image", f'"{file}" was made with the {name} {_said(names[name])}; give that picture by --{name}')
+        if names[name] is None and path is not None:
+            raise UsageError("needs_image", f'"{file}" was made without {name}; leave out --{name}')
     try:
-        return Request(**raw)
+        request = Request(**{key: value for key, value in raw.items() if key not in (*names, "strength")})
+        source, paint, _ = fit_pictures(image, mask, request.width, request.height)
+        for name, found in (("image", source), ("mask", paint)):
+            if found is not None and (not isinstance(names[name], dict) or found.sha256 != names[name].get("sha256")):
+                raise DataError("image_differs", f'"{file}" was made with the {name} {_said(names[name])}, the one given has '
+                                                 f"{found.sha256[:16]} at {found.size}; give the right one by --{name}")
+        return dataclasses.replace(request, image=source, mask=paint, strength=raw.get("strength"))
+    except DataError:
+        raise
     except (TypeError, InkwashError) as error:
         raise CheckpointError("bad_parameters", f'"{file}": its parameters cannot be used: {error}; use the original file') from None
+
+
+def _said(stored: Any) -> str:
+    """How a message names a picture by its record."""
+    known = stored if isinstance(stored, dict) else {}
+    return f"of {str(known.get('size'))[:20]} with sha256 {str(known.get('sha256'))[:16]}"
