@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.nn import fused_attention
+from inkwash.nn import native
 from inkwash.nn.config import require
-from inkwash.nn.fused import ready
 from inkwash.nn.layers import channel_norm, zero
-from inkwash.nn.native import Kernels
 
 Form = Literal["auto", "sdpa", "naive"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -106,9 +104,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`mask` (B, L) bool is True for the tokens of `context` that exist."""
-        if (native := self.kernels(x, (x if context is None else context).shape[1])) is not None and not self.qk_norm:
+        if self.native(x, (x if context is None else context).shape[1]) and not self.qk_norm:
             kv = self.key_value(x if context is None else context)                      # (B, L, 2 width)
-            return self.out(fused_attention.attend(native, self.query(x), kv, mask, self.heads))
+            return self.out(native.attend(self.query(x), kv, mask, self.heads))
         q = self._split(self.query(x))                                                  # (B, N, T, d)
         k, v = self.key_value(x if context is None else context).chunk(2, dim=-1)       # (B, L, width) each
         k, v = self._split(k), self._split(v)                                           # (B, N, L, d) each
@@ -117,11 +115,9 @@ class Attention(nn.Module):
         out = attend(q, k, v, mask, self.form, self.slice_size, self.causal)
         return self.out(out.transpose(1, 2).flatten(2))                                 # (B, T, width)
 
-    def kernels(self, x: Tensor, keys: int) -> Kernels | None:
-        """The kernels for a step of training with so many keys, where they apply."""
-        if self.form != "auto" or self.causal or keys >= SHORT:
-            return None
-        return ready(x)
+    def native(self, x: Tensor, keys: int) -> bool:
+        """Whether the native kernels take a step of training with so many keys."""
+        return self.form == "auto" and not self.causal and keys < SHORT and native.ready(x)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)                        # (B, N, T, d)
@@ -136,8 +132,8 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         inner = self.attention
-        if (k := inner.kernels(x, x.shape[2] * x.shape[3] if context is None else context.shape[1])) is not None:
-            return fused_attention.read(k, x, context, mask, inner.heads, inner.query, inner.key_value, inner.out)
+        if inner.native(x, x.shape[2] * x.shape[3] if context is None else context.shape[1]):
+            return native.read(x, context, mask, inner.heads, inner.query, inner.key_value, inner.out)
         pixels = channel_norm(x).permute(0, 2, 3, 1).flatten(1, 2)                      # (B, H W, C)
         out = self.attention(pixels, context, mask)
         return x + out.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)                   # (B, C, H, W)

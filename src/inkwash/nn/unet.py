@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
-from inkwash.nn import fused
+from inkwash.nn import native
 from inkwash.nn.attention import SpatialAttention, check_form
 from inkwash.nn.config import NetworkConfig, require
 from inkwash.nn.embed import GlobalEmbedding, needed
@@ -97,8 +97,8 @@ class ResBlock(nn.Module):
         self.skip = conv1(width_in, width_out) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        if (k := fused.ready(x)) and not (self.training and self.dropout.p):
-            return fused.block(k, x, self.film(embedding), self.conv_in, self.conv_out, self.skip)
+        if native.ready(x) and not (self.training and self.dropout.p):
+            return native.block(x, self.film(embedding), self.conv_in, self.conv_out, self.skip)
         h = self.conv_in(F.silu(channel_norm(x)))                                       # (B, D, H, W)
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)           # (B, D, 1, 1) each
         h = F.silu(modulate(channel_norm(h), scale, shift))

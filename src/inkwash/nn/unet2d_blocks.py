@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkwash.nn import native
 from inkwash.nn.attention import attend
 from inkwash.nn.embed import sinusoidal
 from inkwash.nn.layers import zero
@@ -52,6 +53,11 @@ def waves(value: Tensor, width: int, flip: bool, shift: float) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
+def normed(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """norm(x)."""
+    return native.group_norm(x, norm, act=False) if native.ready(x) else norm(x)
+
+
 class Mlp(nn.Module):
     """linear, SiLU, linear: the MLP behind sinusoidal features."""
 
@@ -78,6 +84,9 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else None
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        if native.ready(x) and not (self.training and self.dropout.p):
+            add = None if self.time_emb_proj is None or embedding is None else self.time_emb_proj(embedding)
+            return native.group_block(x, add, self.norm1, self.conv1, self.norm2, self.conv2, self.conv_shortcut)
         h = self.conv1(F.silu(self.norm1(x)))                                           # (B, D, H, W)
         if self.time_emb_proj is not None and embedding is not None:
             h = h + self.time_emb_proj(embedding)[:, :, None, None]
@@ -161,7 +170,7 @@ class TextTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         assert context.tokens is not None
-        h = F.linear(pixels_of(self.norm(x)), self.proj_in.weight.flatten(1), self.proj_in.bias)        # (B, H W, C)
+        h = F.linear(pixels_of(normed(x, self.norm)), self.proj_in.weight.flatten(1), self.proj_in.bias)        # (B, H W, C)
         for block in self.transformer_blocks:
             h = block(h, context.tokens, context.mask)
         return x + image_of(F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias), x)
@@ -178,7 +187,7 @@ class PixelAttention(nn.Module):
         self.to_out = nn.ModuleList([zero(nn.Linear(width, width))])
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        pixels = pixels_of(self.group_norm(x))                                          # (B, H W, C)
+        pixels = pixels_of(normed(x, self.group_norm))                                  # (B, H W, C)
         q, k, v = (layer(pixels).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v))
         return x + image_of(self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2)), x)
 
@@ -203,7 +212,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))            # (B, C, 2H, 2W)
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")                          # (B, C, 2H, 2W)
+        return native.conv(x, self.conv) if native.ready(x) else self.conv(x)
 
 
 class Stage(nn.Module):

@@ -3,7 +3,7 @@
     weights       reordered once into oneDNN's blocks, in bfloat16; without that every call reorders them again
     q, k, v       one product for pixels; the keys and values of the text one product for the whole network
     residuals     added by the convolution or product in front of them
-    norms         group norm, the noise embedding and SiLU in one pass; a gated GELU in one pass; attention in blocks (native_attention)
+    norms         group norm, the noise embedding and SiLU in one pass; a gated GELU in one pass; attention in blocks (native.inference)
     enlargement   nearest-neighbour times two and a 3 x 3 kernel are four 2 x 2 kernels, one per position in a block: 2.25 times less work
 
 `text_context` gives the keys and values of a text, which stay the same in every step, and forward takes them in place of the tokens: an
@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
+from inkwash.nn import native
 from inkwash.nn.embed import needed
-from inkwash.nn.native_attention import InferenceKernels, kernels
+from inkwash.nn.native import inference
 from inkwash.nn.unet2d import UNet2D, check, embedded
 from inkwash.nn.unet2d_blocks import CrossAttention, Downsample, PixelAttention, ResnetBlock, Stage, TextTransformer, Upsample, image_of, pixels_of
 
@@ -90,11 +91,11 @@ def _norm(layer: nn.GroupNorm) -> nn.GroupNorm:
 class _Layer:
     """One transformer layer; `columns` is where its keys and values stand in the text context."""
 
-    def __init__(self, layer: nn.Module, columns: slice, run: InferenceKernels) -> None:
+    def __init__(self, layer: nn.Module, columns: slice) -> None:
         one, two = layer.attn1, layer.attn2
         assert isinstance(one, CrossAttention)
         assert isinstance(two, CrossAttention)
-        self.run, self.heads, self.columns = run, one.heads, columns
+        self.heads, self.columns = one.heads, columns
         self.norms = [(norm.normalized_shape, norm.weight.detach().to(BF16), norm.bias.detach().to(BF16), norm.eps)
                       for norm in (layer.norm1, layer.norm2, layer.norm3) if isinstance(norm, nn.LayerNorm)]
         self.qkv, self.out1 = _stacked(one.to_q, one.to_k, one.to_v), _linear(one.to_out[0])
@@ -104,49 +105,49 @@ class _Layer:
         self.rows = max(1, WIDE_BYTES // (16 * one.to_q.in_features))
 
     def __call__(self, x: Tensor, text: Tensor) -> Tensor:
-        run, (one, two, three) = self.run, self.norms
+        one, two, three = self.norms
         q, k, v = self.qkv(F.layer_norm(x, *one)).chunk(3, dim=-1)                      # (B, T, D) each
-        x = self.out1(run.attention(q, k, v, self.heads), x)
+        x = self.out1(inference.attention(q, k, v, self.heads), x)
         k, v = text[..., self.columns].chunk(2, dim=-1)                                 # (B, L, D) each
-        x = self.out2(run.attention(self.q(F.layer_norm(x, *two)), k, v, self.heads), x)
+        x = self.out2(inference.attention(self.q(F.layer_norm(x, *two)), k, v, self.heads), x)
         flat = x.flatten(0, 1)
-        parts = [self.down(run.geglu(self.gate(F.layer_norm(rows, *three))), rows) for rows in flat.split(self.rows)]
+        parts = [self.down(inference.geglu(self.gate(F.layer_norm(rows, *three))), rows) for rows in flat.split(self.rows)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view_as(x)
 
 
 class _Text:
-    def __init__(self, block: TextTransformer, layers: list[_Layer], run: InferenceKernels) -> None:
-        self.run, self.layers, self.norm = run, layers, _norm(block.norm)
+    def __init__(self, block: TextTransformer, layers: list[_Layer]) -> None:
+        self.layers, self.norm = layers, _norm(block.norm)
         self.enter, self.leave = _linear(block.proj_in), _linear(block.proj_out)
 
     def __call__(self, x: Tensor, text: Tensor | None) -> Tensor:
         assert text is not None
-        h = self.enter(pixels_of(self.run.group_norm(x, self.norm, False)))             # (B, H W, C)
+        h = self.enter(pixels_of(inference.group_norm(x, self.norm, False)))             # (B, H W, C)
         for layer in self.layers:
             h = layer(h, text)
         return image_of(self.leave(h, pixels_of(x)), x)
 
 
 class _Pixels:
-    def __init__(self, block: PixelAttention, run: InferenceKernels) -> None:
-        self.run, self.heads, self.norm = run, block.heads, _norm(block.group_norm)
+    def __init__(self, block: PixelAttention) -> None:
+        self.heads, self.norm = block.heads, _norm(block.group_norm)
         self.qkv, self.out = _stacked(block.to_q, block.to_k, block.to_v), _linear(block.to_out[0])
 
     def __call__(self, x: Tensor, text: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(pixels_of(self.run.group_norm(x, self.norm, False))).chunk(3, dim=-1)
-        return image_of(self.out(self.run.attention(q, k, v, self.heads), pixels_of(x)), x)
+        q, k, v = self.qkv(pixels_of(inference.group_norm(x, self.norm, False))).chunk(3, dim=-1)
+        return image_of(self.out(inference.attention(q, k, v, self.heads), pixels_of(x)), x)
 
 
 class _Block:
-    def __init__(self, block: ResnetBlock, columns: slice, run: InferenceKernels) -> None:
-        self.run, self.columns = run, columns
+    def __init__(self, block: ResnetBlock, columns: slice) -> None:
+        self.columns = columns
         self.norm1, self.norm2 = _norm(block.norm1), _norm(block.norm2)
         self.conv1, self.conv2 = _conv(block.conv1), _conv(block.conv2)
         self.skip = None if block.conv_shortcut is None else _conv(block.conv_shortcut)
 
     def __call__(self, x: Tensor, shifts: Tensor) -> Tensor:
-        h = self.conv1(self.run.group_norm(x, self.norm1, True))                        # (B, D, H, W)
-        h = self.run.group_norm(h, self.norm2, True, shifts[:, self.columns])
+        h = self.conv1(inference.group_norm(x, self.norm1, True))                        # (B, D, H, W)
+        h = inference.group_norm(h, self.norm2, True, shifts[:, self.columns])
         return self.conv2(h, x if self.skip is None else self.skip(x))
 
 
@@ -188,17 +189,16 @@ class _Stage:
 
 
 class FastUNet2D(nn.Module):
-    """The twin of a UNet2D: the same forward, in bfloat16 on a CPU. Raises UsageError `no_kernels` where the kernels cannot be built.
+    """The twin of a UNet2D: the same forward, in bfloat16 on a CPU. Raises UsageError `no_kernels` where the kernels cannot be used.
 
     cond may have "text_context" (from `text_context`) in place of "tokens". Gradients are not computed.
     """
 
     def __init__(self, network: UNet2D) -> None:
         super().__init__()
-        run = kernels()
-        if run is None:
-            raise UsageError("no_kernels", "the fast form needs Linux, a processor with AMX and AVX-512, and a C compiler; use the network itself")
-        self.config, self.run = network.config, run
+        if not native.usable():
+            raise UsageError("no_kernels", f"the fast form needs the native kernels, which are {native.status()}; use the network itself")
+        self.config = network.config
         self._shifts: list[nn.Linear] = []
         self._texts: list[CrossAttention] = []
         self._shift_width = self._text_width = 0
@@ -221,7 +221,7 @@ class FastUNet2D(nn.Module):
             assert isinstance(block, ResnetBlock)
             assert block.time_emb_proj is not None
             width = block.time_emb_proj.out_features
-            blocks.append(_Block(block, slice(self._shift_width, self._shift_width + width), self.run))
+            blocks.append(_Block(block, slice(self._shift_width, self._shift_width + width)))
             self._shifts.append(block.time_emb_proj)
             self._shift_width += width
         for site in stage.attentions if stage.attending else ():
@@ -232,16 +232,16 @@ class FastUNet2D(nn.Module):
 
     def _site(self, site: nn.Module) -> _Text | _Pixels:
         if isinstance(site, PixelAttention):
-            return _Pixels(site, self.run)
+            return _Pixels(site)
         assert isinstance(site, TextTransformer)
         layers = []
         for layer in site.transformer_blocks:
             assert isinstance(layer.attn2, CrossAttention)
             width = 2 * layer.attn2.to_k.out_features
-            layers.append(_Layer(layer, slice(self._text_width, self._text_width + width), self.run))
+            layers.append(_Layer(layer, slice(self._text_width, self._text_width + width)))
             self._texts.append(layer.attn2)
             self._text_width += width
-        return _Text(site, layers, self.run)
+        return _Text(site, layers)
 
     def state_dict(self, destination: object = None, prefix: str = "", keep_vars: bool = False) -> Never:  # type: ignore[override]
         """Raises UsageError `not_saved`: the weights to keep are those of the network that the twin was made from."""
@@ -276,4 +276,4 @@ class FastUNet2D(nn.Module):
             for index in range(len(stage.blocks)):
                 x = stage.one(index, torch.cat([x, skips.pop()], dim=1), shifts, text)
             x = x if stage.step is None else stage.step(x)
-        return self.conv_out(self.run.group_norm(x, self.norm_out[0], True)).to(kind)      # (B, out_channels, H, W)
+        return self.conv_out(inference.group_norm(x, self.norm_out[0], True)).to(kind)      # (B, out_channels, H, W)

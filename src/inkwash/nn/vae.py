@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
-from inkwash.nn import fused
+from inkwash.nn import native
 from inkwash.nn.attention import SpatialAttention
 from inkwash.nn.config import NetworkConfig, require
 from inkwash.nn.layers import Down, Up, channel_norm, conv1, conv3, zero
@@ -69,8 +69,8 @@ class LocalBlock(nn.Module):
         self.conv_out = zero(conv3(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if (k := fused.ready(x)) is not None:
-            return fused.local(k, x, self.conv_in, self.conv_out)
+        if native.ready(x):
+            return native.local(x, self.conv_in, self.conv_out)
         return x + self.conv_out(F.silu(self.conv_in(channel_norm(x))))                 # (B, C, H, W)
 
 

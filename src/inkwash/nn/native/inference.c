@@ -1,40 +1,7 @@
-/* Attention for processors with AVX-512 and AMX, built on first use; inkwash/nn/native_attention.py says what it computes. */
-#include <immintrin.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-#include <sys/syscall.h>
-
-typedef uint16_t bf16;
-typedef struct { uint8_t palette, start, zero[14]; uint16_t colsb[16]; uint8_t rows[16]; } Config;
+/* Attention, group norm and gated GELU for inference; inference.py says what is computed. */
+#include "common.h"
 
 enum { ROWS = 32, KEYS = 256 };                                    /* queries and keys of one block */
-
-/* Asks the kernel for the AMX state; 0 when granted. */
-int inkwash_amx(void) { return (int)syscall(SYS_arch_prctl, 0x1023, 18); }
-
-static void configure(void) {
-    Config c;
-    memset(&c, 0, sizeof c);
-    c.palette = 1;
-    for (int t = 0; t < 8; t++) { c.rows[t] = 16; c.colsb[t] = 64; }
-    _tile_loadconfig(&c);
-}
-
-static inline void transpose16(__m512i r[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 8; i++) { t[2*i] = _mm512_unpacklo_epi32(r[2*i], r[2*i+1]); t[2*i+1] = _mm512_unpackhi_epi32(r[2*i], r[2*i+1]); }
-    for (int i = 0; i < 4; i++) {
-        r[4*i] = _mm512_unpacklo_epi64(t[4*i], t[4*i+2]); r[4*i+1] = _mm512_unpackhi_epi64(t[4*i], t[4*i+2]);
-        r[4*i+2] = _mm512_unpacklo_epi64(t[4*i+1], t[4*i+3]); r[4*i+3] = _mm512_unpackhi_epi64(t[4*i+1], t[4*i+3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i+4], 0x88); t[i+4] = _mm512_shuffle_i32x4(r[i], r[i+4], 0xdd);
-        t[i+8] = _mm512_shuffle_i32x4(r[i+8], r[i+12], 0x88); t[i+12] = _mm512_shuffle_i32x4(r[i+8], r[i+12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) { r[i] = _mm512_shuffle_i32x4(t[i], t[i+8], 0x88); r[i+8] = _mm512_shuffle_i32x4(t[i], t[i+8], 0xdd); }
-}
 
 static inline __mmask32 lanes32(long n) { return n >= 32 ? 0xffffffffu : n <= 0 ? 0 : (1u << n) - 1; }
 static inline __mmask16 lanes16(long n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
@@ -163,7 +130,7 @@ int inkwash_attention(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, lo
             #pragma omp atomic write
             failed = 1;
         }
-        configure();
+        configure(32);
         float *s = (float *)scratch, *o = s + ROWS * KEYS;
         bf16 *p = (bf16 *)(o + ROWS * dv), *left = p + ROWS * KEYS;
         #pragma omp for
@@ -184,12 +151,6 @@ int inkwash_attention(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, lo
     free(pack);
     return failed;
 }
-
-static inline __m512 load16(const bf16 *p, __mmask16 m) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16));
-}
-
-static inline void store16(bf16 *p, __mmask16 m, __m512 x) { _mm256_mask_storeu_epi16(p, m, (__m256i)_mm512_cvtneps_pbh(x)); }
 
 /* e^x for x <= 80, to 1e-4. */
 static inline __m512 exp16(__m512 x) { return exp2_16(_mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-126)), _mm512_set1_ps(1.44269504f))); }
@@ -256,7 +217,7 @@ int inkwash_group_norm(const bf16 *x, const bf16 *add, const bf16 *weight, const
 }
 
 /* y (rows, n) = a gelu(b), (a, b) the halves of x (rows, 2 n); erf by Abramowitz and Stegun 7.1.26. */
-void inkwash_geglu(const bf16 *x, bf16 *y, long rows, long n, long threads) {
+int inkwash_geglu(const bf16 *x, bf16 *y, long rows, long n, long threads) {
     const __m512 one = _mm512_set1_ps(1), half = _mm512_set1_ps(0.5f), sign = _mm512_set1_ps(-0.0f);
     #pragma omp parallel for num_threads(threads)
     for (long r = 0; r < rows; r++)
@@ -274,4 +235,5 @@ void inkwash_geglu(const bf16 *x, bf16 *y, long rows, long n, long threads) {
             e = _mm512_or_ps(e, _mm512_and_ps(sign, b));
             store16(y + r * n + i, m, _mm512_mul_ps(a, _mm512_mul_ps(_mm512_mul_ps(b, half), _mm512_add_ps(one, e))));
         }
+    return 0;
 }
