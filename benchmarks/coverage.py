@@ -19,7 +19,7 @@ import torch
 from coverage_cases import CASES, Case
 from speed import machine
 
-from inkwash.evaluate.interval import wilson
+from inkwash.evaluate.metrics.interval import wilson
 
 SEED = 5 * 10**6                                           # none of the draws that the methods were chosen by
 

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from inkwash.evaluate.clipscore import clip_score
-from inkwash.evaluate.cmmd import cmmd
-from inkwash.evaluate.compare import compare
-from inkwash.evaluate.frechet import distance, frechet_distance, frechet_unbiased
-from inkwash.evaluate.interval import Estimate, bootstrap, mean_interval, proportion
-from inkwash.evaluate.kernel import kernel_distance, kernel_statistic
-from inkwash.evaluate.memorization import difference, memorization
-from inkwash.evaluate.moments import Moments
-from inkwash.evaluate.neighbours import balls, neighbour_statistics, precision_recall_density_coverage, squares
+from inkwash.evaluate.metrics.clipscore import clip_score
+from inkwash.evaluate.metrics.cmmd import cmmd
+from inkwash.evaluate.metrics.compare import compare
+from inkwash.evaluate.metrics.frechet import distance, frechet_distance, frechet_unbiased
+from inkwash.evaluate.metrics.interval import Estimate, bootstrap, mean_interval, proportion
+from inkwash.evaluate.metrics.kernel import kernel_distance, kernel_statistic
+from inkwash.evaluate.metrics.memorization import difference, memorization
+from inkwash.evaluate.metrics.moments import Moments
+from inkwash.evaluate.metrics.neighbours import balls, neighbour_statistics, precision_recall_density_coverage, squares
 
 F64 = torch.float64
 

@@ -27,10 +27,10 @@ from inkwash.core.spacing import Karras
 from inkwash.data.scenes.source import draw
 from inkwash.data.scenes.wanted import read
 from inkwash.denoiser import Denoiser
-from inkwash.evaluate.features import Extractor, extract
-from inkwash.evaluate.likelihood import bits_per_dimension, log_likelihood
+from inkwash.evaluate.denoisers.likelihood import bits_per_dimension, log_likelihood
+from inkwash.evaluate.extractors.features import Extractor, extract
+from inkwash.evaluate.judges.scenes import bank, find
 from inkwash.evaluate.measure import distances
-from inkwash.evaluate.scenes import bank, find
 from inkwash.guide import CFG, evaluate
 from inkwash.nn.unet import UNetConfig
 from inkwash.sample import Program, Sampler, prior, run

@@ -29,7 +29,7 @@ from inkwash.core.level import Level
 from inkwash.core.prediction import V
 from inkwash.core.schedule import Cosine
 from inkwash.denoiser import Denoiser
-from inkwash.evaluate.likelihood import log_likelihood
+from inkwash.evaluate.denoisers.likelihood import log_likelihood
 
 BUDGET = 1.2e12                                             # multiplications and additions of one training
 BATCH, WIDTH, NOISE, CHECKS, CHECKED, COUNT = 512, 128, 8, 10, 2000, 10_000

@@ -13,9 +13,9 @@ from quality_sample import PART, SAMPLER, SAMPLER_STEPS, pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inkwash.evaluate.features import extract, load_extractor
-from inkwash.evaluate.frechet import frechet_distance
-from inkwash.evaluate.interval import Estimate
+from inkwash.evaluate.extractors.features import extract, load_extractor
+from inkwash.evaluate.metrics.frechet import frechet_distance
+from inkwash.evaluate.metrics.interval import Estimate
 
 
 class Entry(NamedTuple):

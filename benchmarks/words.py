@@ -1,4 +1,4 @@
-"""How often a model that draws scenes follows its words: unseen captions, one picture each, judged by inkwash.evaluate.scenes.
+"""How often a model that draws scenes follows its words: unseen captions, one picture each, judged by inkwash.evaluate.judges.scenes.
 
     python benchmarks/words.py demo/model --scenes "scenes:100:7:32,objects=1,size=large" [--guidance 3] [--sheet words.png]
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from inkwash.data.scenes.source import draw, open_scenes
-from inkwash.evaluate.scenes import bank, find, judge, shares
+from inkwash.evaluate.judges.scenes import bank, find, judge, shares
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.train.sheet import save_sheet

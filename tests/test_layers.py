@@ -37,6 +37,12 @@ NEVER: dict[str, set[str]] = {
     "verify": {"train", "distill", "serve", "recipes", "cli"},
     "serve": {"train", "distill", "recipes", "cli"},
 }
+STEPS = {"collect", "curves", "measure", "memory", "parts", "bits", "store", "split"}
+INSIDE: dict[str, set[str]] = {  # which parts of evaluate a part of evaluate may import
+    "metrics": {"metrics"}, "extractors": {"extractors"}, "denoisers": {"denoisers"}, "judges": {"judges", "extractors"},
+    **dict.fromkeys(STEPS, STEPS | {"metrics", "extractors", "denoisers"}),
+    "run": STEPS | {"metrics", "extractors"}, "report": STEPS | {"report", "run", "metrics"},
+}
 ALONE: dict[str, set[str]] = {  # third-party packages that the lowest parts may use
     "errors": set(), "value": set(),
     "cond": {"torch"}, "core": {"torch"}, "sample": {"torch"}, "guide": {"torch"}, "nn": {"torch"}, "denoiser": {"torch"},
@@ -82,6 +88,13 @@ def test_imports_point_down(path: Path) -> None:
     assert not used & NEVER.get(own, set())
     if own != "cli" and own != "__main__":
         assert "cli" not in used, "the library imports the command line"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "evaluate").rglob("*.py")), ids=name)
+def test_evaluation_flows_one_way(path: Path) -> None:
+    own = path.relative_to(PACKAGE / "evaluate").parts[0].removesuffix(".py")
+    used = {module.split(".")[2] for module in imports(path) if module.startswith("inkwash.evaluate.")}
+    assert used <= (INSIDE[own] if own != "__init__" else set())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

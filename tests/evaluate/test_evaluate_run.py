@@ -17,10 +17,10 @@ from evaluate_tools import WORDS, build_data, build_extractor
 from inkwash.errors import DataError, UsageError, VerifyError
 from inkwash.evaluate.collect import CHUNK, requests_for
 from inkwash.evaluate.curves import Curves, by_cost, by_guidance, every_sampler
-from inkwash.evaluate.extractors import NetworkExtractor, load_ink
+from inkwash.evaluate.extractors.network import NetworkExtractor, load_ink
 from inkwash.evaluate.measure import METRICS
 from inkwash.evaluate.report.page import page
-from inkwash.evaluate.result import as_json, check_baseline, check_budget, estimate, read_result, text_of, update_card
+from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of, update_card
 from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of
 from inkwash.io.folder import load_info, model_hash
 from inkwash.io.info import read_info

@@ -13,7 +13,7 @@ from inkwash.data.scenes.render import render
 from inkwash.data.scenes.source import draw
 from inkwash.data.scenes.wanted import Wanted, read
 from inkwash.errors import UsageError
-from inkwash.evaluate.scenes import Bank, Found, Verdict, bank, components, find, judge, shares
+from inkwash.evaluate.judges.scenes import Bank, Found, Verdict, bank, components, find, judge, shares
 
 WORDS = "shape=sphere+cube+cone+star+heart,color=red+orange+yellow+green+blue+purple+pink+black,material=matte,light=soft,background=white+gray"
 SINGLE, PAIR = read(f"objects=1,size=large,{WORDS}"), read(f"objects=2,size=medium+large,{WORDS}")

@@ -14,11 +14,12 @@ from inkwash.data.scenes.source import Scenes
 from inkwash.data.source import open_source
 from inkwash.data.transform import decode, fit
 from inkwash.errors import CheckpointError, InkwashError, UsageError
-from inkwash.evaluate import adherence, extractors_inception
-from inkwash.evaluate.extractors import MICRO_BATCH, embedded, resize
-from inkwash.evaluate.extractors_clip import resize_and_crop
-from inkwash.evaluate.features import Extractor, TextExtractor, extract, load_extractor
-from inkwash.evaluate.frechet import distance
+from inkwash.evaluate.extractors import inception as inception_v3
+from inkwash.evaluate.extractors.clip import resize_and_crop
+from inkwash.evaluate.extractors.features import Extractor, TextExtractor, extract, load_extractor
+from inkwash.evaluate.extractors.network import MICRO_BATCH, embedded, resize
+from inkwash.evaluate.judges import garments
+from inkwash.evaluate.metrics.frechet import distance
 from inkwash.io.folder import load_part, save_part, save_tokenizer
 from inkwash.io.tensors import digest, save_tensors
 from inkwash.nn.clip import ClipConfig
@@ -142,9 +143,9 @@ def test_garments_and_colours_of_photos() -> None:
     unseen = [i for i in range(len(source)) if rank(source.key(i)) <= bound][::4]
     images = torch.stack([fit(decode(source[i], hint=128), 128) for i in unseen])
     captions = [source.caption(i) for i in unseen]
-    kinds = [caption.endswith(f" {name}") for name, caption in zip(adherence.names_garment(images), captions)]
+    kinds = [caption.endswith(f" {name}") for name, caption in zip(garments.names_garment(images), captions)]
     colours = [caption.split("photo of a", 1)[1].lstrip("n ").startswith(name.lstrip("n")) for name, caption in
-               zip(adherence.names_color(images), captions)]
+               zip(garments.names_color(images), captions)]
     assert len(unseen) == 70
     assert sum(kinds) >= 42
     assert sum(colours) >= 49
@@ -158,12 +159,12 @@ PURE = {"red": (220, 20, 30), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow
 def test_pure_colours_have_their_names() -> None:
     images = torch.full((len(PURE), 3, 64, 64), 255, dtype=torch.uint8)
     images[:, :, 12:52, 12:52] = torch.tensor(list(PURE.values()), dtype=torch.uint8)[:, :, None, None]
-    assert adherence.names_color(images) == list(PURE) == [name for name in PURE if name in adherence.COLOURS]
+    assert garments.names_color(images) == list(PURE) == [name for name in PURE if name in garments.COLOURS]
 
 
 def test_cielab_at_known_points() -> None:
     """White, black and the three primaries of sRGB under D65."""
-    found = adherence.lab(torch.tensor([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]))
+    found = garments.lab(torch.tensor([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]))
     known = torch.tensor([[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]], dtype=torch.float64)
     torch.testing.assert_close(found, known, rtol=0, atol=0.02)
 
@@ -182,7 +183,7 @@ def classes(count: int) -> dict[str, Tensor]:
 
 def test_inception_from_the_files_of_others(tmp_path: Path, pictures: Tensor, inception: dict[str, Tensor]) -> None:
     """Both ways of naming the FID network give the same features, and torchvision's network others."""
-    place = {name: f"blocks.{i}.{j}" for i, names in enumerate(extractors_inception._WRAPPED) for j, name in enumerate(names)}
+    place = {name: f"blocks.{i}.{j}" for i, names in enumerate(inception_v3._WRAPPED) for j, name in enumerate(names)}
     wrapped = {f"{place[name.split('.', 1)[0]]}.{name.split('.', 1)[1]}": tensor for name, tensor in inception.items()}
     (tmp_path / "folder").mkdir()
     save_tensors(tmp_path / "tf.safetensors", {**inception, **classes(1008)})

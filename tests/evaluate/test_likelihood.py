@@ -15,7 +15,7 @@ from inkwash.core.schedule import Cosine, Linear, Straight
 from inkwash.core.spacing import Path, Uniform
 from inkwash.denoiser import Denoiser
 from inkwash.errors import UsageError
-from inkwash.evaluate.likelihood import Bound, bits_per_dimension, log_likelihood, variational_bound
+from inkwash.evaluate.denoisers.likelihood import Bound, bits_per_dimension, log_likelihood, variational_bound
 
 F64 = torch.float64
 MODES = Mixture(torch.tensor([0.3, 0.5, 0.2], dtype=F64), torch.tensor([[-1.2, 0.3], [0.4, -0.9], [1.5, 0.8]], dtype=F64),

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.errors import InkwashWarning, UsageError
-from inkwash.evaluate.extrapolate import intercept
-from inkwash.evaluate.frechet import distance, frechet, frechet_distance, frechet_statistic, transport
-from inkwash.evaluate.moments import Moments, interleave
+from inkwash.evaluate.metrics.extrapolate import intercept
+from inkwash.evaluate.metrics.frechet import distance, frechet, frechet_distance, frechet_statistic, transport
+from inkwash.evaluate.metrics.moments import Moments, interleave
 
 F64 = torch.float64
 
@@ -99,7 +99,8 @@ def test_extrapolation_takes_the_bias_away() -> None:
     plain, unbiased = (sum(getattr(one, name).value for one in found) / 12 for name in ("plain", "unbiased"))
     assert plain > 0.1
     assert abs(unbiased) < plain / 10
-    assert all(one.plain.low > 0 and one.unbiased.low <= 0 for one in found)
+    assert all(one.plain.low > 0 for one in found)
+    assert sum(one.unbiased.low > 0 for one in found) <= 2                              # of 12 intervals of 95 %
     assert [point.num for point in found[0].curve] == [2000, 1000, 500]
     assert intercept([1, 2, 4], [point.value for point in found[0].curve]) == pytest.approx(found[0].unbiased.value)
 
@@ -129,7 +130,7 @@ def test_shards_merge_to_the_bits_of_one_process(world: int) -> None:
 
 WORKER = """
 import os, torch, torch.distributed as dist
-from inkwash.evaluate.moments import Moments
+from inkwash.evaluate.metrics.moments import Moments
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 x = torch.randn(701, 16, generator=torch.Generator().manual_seed(3)) * 5

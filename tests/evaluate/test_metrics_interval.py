@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.compare import compare
-from inkwash.evaluate.frechet import distance, frechet_distance, frechet_unbiased
-from inkwash.evaluate.interval import Estimate, bootstrap, mean_interval, proportion, student_quantile, wilson
-from inkwash.evaluate.kernel import kernel_statistic
-from inkwash.evaluate.moments import Moments
-from inkwash.evaluate.slices import compare_slices, holm, slice_table, slices_by_word
+from inkwash.evaluate.metrics.compare import compare
+from inkwash.evaluate.metrics.frechet import distance, frechet_distance, frechet_unbiased
+from inkwash.evaluate.metrics.interval import Estimate, bootstrap, mean_interval, proportion, student_quantile, wilson
+from inkwash.evaluate.metrics.kernel import kernel_statistic
+from inkwash.evaluate.metrics.moments import Moments
+from inkwash.evaluate.metrics.slices import compare_slices, holm, slice_table, slices_by_word
 
 
 def rng(seed: int) -> torch.Generator:
@@ -102,8 +102,8 @@ def test_comparison_says_who_is_better_and_what_would_decide() -> None:
 
 def test_num_to_decide_has_the_power_that_it_claims() -> None:
     """A difference of known size, measured at that number: found in 80 % of draws, within 4 standard errors."""
-    from inkwash.evaluate.compare import compare_statistics
-    from inkwash.evaluate.interval import Statistic
+    from inkwash.evaluate.metrics.compare import compare_statistics
+    from inkwash.evaluate.metrics.interval import Statistic
 
     def statistic(values: Tensor) -> Statistic:
         return Statistic(float(values.mean()), values - values.mean(), values.new_empty(0))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.clipscore import clip_score
-from inkwash.evaluate.cmmd import cmmd
-from inkwash.evaluate.interval import spread
-from inkwash.evaluate.kernel import kernel_distance, kernel_distance_subsets, kernel_statistic
+from inkwash.evaluate.metrics.clipscore import clip_score
+from inkwash.evaluate.metrics.cmmd import cmmd
+from inkwash.evaluate.metrics.interval import spread
+from inkwash.evaluate.metrics.kernel import kernel_distance, kernel_distance_subsets, kernel_statistic
 
 
 def draw(num: int, dim: int, seed: int) -> Tensor:

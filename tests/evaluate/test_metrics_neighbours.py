@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.memorization import memorization, nearest
-from inkwash.evaluate.neighbours import Hits, balls, hits, neighbour_statistics, precision_recall_density_coverage
+from inkwash.evaluate.metrics.memorization import memorization, nearest
+from inkwash.evaluate.metrics.neighbours import Hits, balls, hits, neighbour_statistics, precision_recall_density_coverage
 
 CENTRES = 3 * torch.eye(8)
 
@@ -42,6 +42,11 @@ def test_bad_pictures_lower_precision_and_density_alone() -> None:
     assert bad.precision.high < 0.3 < 0.85 < good.precision.low
     assert bad.density.high < 0.3 < 0.7 < good.density.low
     assert bad.recall.low > 0.85
+
+
+def test_a_density_of_zero_is_no_proof_of_zero() -> None:
+    far = precision_recall_density_coverage(modes(60, 1), modes(16, 2) + 50)
+    assert far.density.value == far.density.low == 0 < far.precision.high < far.density.high
 
 
 def test_influences_are_those_of_leaving_out() -> None:

@@ -14,7 +14,7 @@ from inkwash.core.prediction import Prediction, Velocity
 from inkwash.core.schedule import Cosine, Linear, Schedule, Straight
 from inkwash.denoiser import Denoiser
 from inkwash.errors import UsageError, VerifyError
-from inkwash.evaluate.probe import PREDICTIONS, probe
+from inkwash.evaluate.denoisers.probe import PREDICTIONS, probe
 
 DATA = Mixture(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, -0.4, 0.7, 0.2], [-0.8, 0.6, -0.5, 1.1]]), torch.full((2, 4), 0.1))
 X0 = DATA.sample(20, torch.Generator().manual_seed(0))

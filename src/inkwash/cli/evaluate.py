@@ -19,7 +19,7 @@ from inkwash.request import check_guidance, check_int
 
 if TYPE_CHECKING:
     from inkwash.evaluate.curves import Curves
-    from inkwash.evaluate.interval import Estimate
+    from inkwash.evaluate.metrics.interval import Estimate
     from inkwash.evaluate.store import Progress
 
 FLAG = Parameter(negative="", show_default=False)
@@ -143,8 +143,9 @@ def evaluate(
     folder, info = describe_model(model)
     request = first_request("", settings, info)
 
-    from inkwash.evaluate.features import TextExtractor, load_extractor
-    from inkwash.evaluate.result import as_json, check_baseline, check_budget, read_result, text_of, update_card
+    from inkwash.evaluate.extractors.features import TextExtractor, load_extractor
+    from inkwash.evaluate.judges.adherence import adherence, judge_name
+    from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, read_result, text_of, update_card
     from inkwash.evaluate.run import Options
     from inkwash.evaluate.run import evaluate as run
     from inkwash.evaluate.store import Team
@@ -169,7 +170,7 @@ def evaluate(
     speak = not quiet and team.rank == 0
     try:
         with _progress(speak) as progress:
-            found = run(pipeline, data, options, features, clip=texts, other=other,
+            found = run(pipeline, data, options, features, clip=texts, judge=(judge_name(), adherence), other=other,
                         folder=report / CACHE if report is not None else None, progress=progress, say=_say if speak else lambda text: None, team=team)
     finally:
         team.close()

@@ -1,1 +1,1 @@
-"""Measuring models: how likely they make data, and whether a network does what is declared of it."""
+"""Measuring models: metrics of features, extractors of features, judges of captions, questions to denoisers, and the run that joins them."""

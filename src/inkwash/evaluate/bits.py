@@ -19,8 +19,8 @@ from inkwash.core import noise
 from inkwash.core.spacing import LogSNR
 from inkwash.errors import UsageError
 from inkwash.evaluate.collect import Pictures
-from inkwash.evaluate.interval import LEVEL, Estimate, mean_interval
-from inkwash.evaluate.likelihood import log_likelihood, variational_bound
+from inkwash.evaluate.denoisers.likelihood import log_likelihood, variational_bound
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, mean_interval
 from inkwash.evaluate.store import Job, Worker, key_of
 from inkwash.pipeline import Pipeline
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from inkwash._version import __version__
 from inkwash.data.item import Source
 from inkwash.data.transform import Mode, decode, fit
-from inkwash.evaluate.features import Extractor
+from inkwash.evaluate.extractors.features import Extractor
 from inkwash.evaluate.store import Job, Worker, key_of
 from inkwash.pipeline import Pipeline
-from inkwash.request import Request
+from inkwash.request import Request, as_dict
 
 CHUNK = 16
 
@@ -71,7 +71,7 @@ def sample_jobs(pipeline: Pipeline, requests: Sequence[Request]) -> list[Job]:
             return {"pixels": pixels, "nfe": torch.tensor([image.nfe for image in images]),
                     "seconds": torch.tensor(time.perf_counter() - began, dtype=torch.float64)}
 
-        return Job(key_of("samples", [decides, [dataclasses.asdict(request) for request in part]]), make, len(part))
+        return Job(key_of("samples", [decides, [as_dict(request) for request in part]]), make, len(part))
 
     return [job(requests[start : start + CHUNK]) for start in range(0, len(requests), CHUNK)]
 

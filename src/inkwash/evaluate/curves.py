@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from inkwash.errors import UsageError
 from inkwash.evaluate.collect import Samples
-from inkwash.evaluate.interval import Estimate
+from inkwash.evaluate.metrics.interval import Estimate
 from inkwash.request import Request, check_guidance
 from inkwash.sample import Sampler
 from inkwash.value import alias_table, parse

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.clipscore import clip_statistic
-from inkwash.evaluate.cmmd import cmmd_statistic
-from inkwash.evaluate.compare import Comparison, compare_statistics
-from inkwash.evaluate.frechet import frechet_distance, frechet_unbiased
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, mean_interval
-from inkwash.evaluate.kernel import kernel_statistic
-from inkwash.evaluate.neighbours import neighbour_statistics, share_estimate
+from inkwash.evaluate.metrics.clipscore import clip_statistic
+from inkwash.evaluate.metrics.cmmd import cmmd_statistic
+from inkwash.evaluate.metrics.compare import Comparison, compare_statistics
+from inkwash.evaluate.metrics.frechet import frechet_distance, frechet_unbiased
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, mean_interval
+from inkwash.evaluate.metrics.kernel import kernel_statistic
+from inkwash.evaluate.metrics.neighbours import estimates, neighbour_statistics
 
 K = 5
 
@@ -47,7 +47,7 @@ METRICS: dict[str, Metric] = {
     "density": Metric("density", False, K + 2),
     "coverage": Metric("coverage", False, K + 2),
     "clip": Metric("CLIP score above wrong pairs", False, 2),
-    "adherence": Metric("adherence", False, 2),
+    "adherence": Metric("adherence to the caption", False, 2),
     "saturation": Metric("mean saturation of colours", False, 2),
 }
 COMPARED = ("fd", "kid", "cmmd", "precision", "recall", "density", "coverage", "clip", "adherence")
@@ -94,15 +94,14 @@ def measure(real: Views, fake: Views, *, level: float = LEVEL) -> dict[str, Esti
     frechet, at = frechet_distance(real.features, fake.features, level=level), _others(real, fake)
     found = {"fd": frechet.unbiased, "fd_at_n": frechet.plain, "kid": at["kid"].estimate(level),
              "cmmd": at["cmmd"].estimate(level, "" if real.clip is not None else "on features of the extractor, divided by their length")}
-    note = f"k = {K}, {len(real.features)} real pictures"
-    for name, num in (("precision", len(fake.features)), ("recall", len(real.features)), ("coverage", len(real.features))):
-        found[name] = share_estimate(at[name], num, level, note)
-    found["density"] = at["density"].estimate(level, note)
+    found |= estimates(at, K, level)
     if "clip" in at:
         found["clip"] = at["clip"].estimate(level, "cosine x 100, above the mean of wrong pairs")
     if fake.adherence is not None and "adherence" in at:
         judged = fake.adherence[fake.adherence.isfinite()]
-        found["adherence"] = mean_interval(judged, level, f"{len(judged)} of {len(fake.adherence)} captions ask for something that can be judged")
+        real_ones = real.adherence[real.adherence.isfinite()] if real.adherence is not None else judged[:0]
+        found["adherence"] = mean_interval(judged, level, f"{len(judged)} of {len(fake.adherence)} captions ask for something that can be judged"
+                                           + (f"; real pictures have {float(real_ones.mean()):.3f}" if len(real_ones) else ""))
     if fake.saturation is not None:
         found["saturation"] = mean_interval(fake.saturation, level, f"real pictures have {float(real.saturation.mean()):.3f}"
                                             if real.saturation is not None else "")

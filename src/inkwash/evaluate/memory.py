@@ -1,6 +1,6 @@
 """Does the model copy its training pictures? The measurement, the pictures to show, and a proof that copies would be found.
 
-The number is that of `inkwash.evaluate.memorization`. It could be small because nothing is copied, or because the features cannot see copies.
+The number is that of `inkwash.evaluate.metrics.memorization`. It could be small because nothing is copied, or because the features cannot see copies.
 So canaries are planted: training pictures that went through the model's autoencoder, the best copies that the model could draw at all. The
 share of canaries that is flagged is the power of the test; where it is low, no conclusion holds.
 """
@@ -16,9 +16,9 @@ from inkwash.codec import Pixels
 from inkwash.data.item import Source, fingerprint_of
 from inkwash.data.transform import Mode
 from inkwash.evaluate.collect import Pictures, data_pictures, features
-from inkwash.evaluate.features import Extractor
-from inkwash.evaluate.interval import LEVEL, Estimate, proportion
-from inkwash.evaluate.memorization import Memorization, memorization, nearest, ratios
+from inkwash.evaluate.extractors.features import Extractor
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, proportion
+from inkwash.evaluate.metrics.memorization import Memorization, memorization, nearest, ratios
 from inkwash.evaluate.parts import reconstruct
 from inkwash.evaluate.split import Split
 from inkwash.evaluate.store import Job, Worker, key_of

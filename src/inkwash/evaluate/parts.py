@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inkwash.codec import Pixels
 from inkwash.evaluate.collect import Pictures
-from inkwash.evaluate.features import Extractor
+from inkwash.evaluate.extractors.features import Extractor
 from inkwash.evaluate.store import Job, Worker, key_of
 from inkwash.pipeline import Pipeline
 

@@ -24,18 +24,18 @@ from inkwash.data.transform import Mode
 from inkwash.errors import DataError, UsageError
 from inkwash.evaluate.bits import Bits, bits
 from inkwash.evaluate.collect import Pictures, Samples, data_pictures, features, requests_for, sample, sample_jobs
-from inkwash.evaluate.compare import Comparison
 from inkwash.evaluate.curves import Curves, Point, curve_settings
-from inkwash.evaluate.features import Extractor, TextExtractor
-from inkwash.evaluate.interval import LEVEL, Estimate
+from inkwash.evaluate.extractors.features import Extractor, TextExtractor
 from inkwash.evaluate.measure import Views, compare_all, distances, measure, require_enough, saturation
 from inkwash.evaluate.memory import Memory, memory
+from inkwash.evaluate.metrics.compare import Comparison
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate
+from inkwash.evaluate.metrics.slices import Slice, compare_slices, slice_table, slices_by_word
 from inkwash.evaluate.parts import Reconstructed, reconstructed
-from inkwash.evaluate.slices import Slice, compare_slices, slice_table, slices_by_word
 from inkwash.evaluate.split import Split, split
 from inkwash.evaluate.store import Job, Progress, Store, Team, Worker, key_of, silent
 from inkwash.pipeline import Pipeline
-from inkwash.request import Request
+from inkwash.request import Request, as_dict
 
 Say = Callable[[str], None]
 Judge = Callable[[Tensor, Sequence[str]], Tensor]          # uint8 (B, 3, H, W), captions -> (B,) in 0..1, NaN where nothing is asked
@@ -134,19 +134,16 @@ def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, e
 
     metrics = measure(of_real, main.views, level=options.level)
     texts = [request.prompt for request in wanted]
-    words = slices_by_word(texts)
     curves = [Point.of(setting, part.samples, measure(of_real, part.views, level=options.level)) for setting, part in zip(settings, of_curves)]
     return Evaluation(
         about=_about(pipeline, data, source, parts, options, extractor, clip, judge, main, other, time.perf_counter() - began, team=worker.team),
         request=options.request, real=real, captions=captions, train=parts.train, main=main, metrics=metrics,
         parts=_parts(of_real, rebuilt, main, options.level), psnr=rebuilt.psnr, bits=cost, memory=remembered,
         unconditional=distances(of_real.features, of_free.views.features, level=options.level) if of_free is not None else None,
-        slices={name: slice_table(values, _known(words, values), level=options.level) for name, values in scores(main.views).items()},
+        slices={name: _slices(values, texts, options.level) for name, values in scores(main.views).items()},
         curves=curves, other=of_other,
         comparison=compare_all(main.views, of_other.views, of_real, level=options.level) if of_other is not None else {},
-        compared_slices={} if of_other is None else {
-            name: compare_slices(values, scores(of_other.views)[name], _known(words, values + scores(of_other.views)[name]), level=options.level)
-            for name, values in scores(main.views).items()})
+        compared_slices={} if of_other is None else _compared(scores(main.views), scores(of_other.views), texts, options.level))
 
 
 class _Bench:
@@ -189,18 +186,27 @@ class _Bench:
 def scores(views: Views) -> dict[str, Tensor]:
     """Numbers that every image has of its own, (N,) each: what slices and failures are made of."""
     found = {}
-    if views.adherence is not None:
+    if views.adherence is not None and bool(views.adherence.isfinite().any()):
         found["adherence"] = views.adherence
     if views.clip is not None and views.text is not None:
         found["clip"] = 100 * (views.clip.double() * views.text.double()).sum(1)
     return found
 
 
-def _known(words: dict[str, Tensor], values: Tensor) -> dict[str, Tensor]:
-    """The slices without images that have no value, where two and more are left inside and outside."""
-    finite = values.isfinite()
-    kept = {word: index[finite[index]] for word, index in words.items()}
-    return {word: index for word, index in kept.items() if len(index) > 1 and int(finite.sum()) - len(index) > 1}
+def _slices(values: Tensor, texts: Sequence[str], level: float) -> list[Slice]:
+    """By word, among the images that have a value."""
+    known = values.isfinite().nonzero().flatten()
+    return slice_table(values[known], slices_by_word([texts[i] for i in known.tolist()]), level=level)
+
+
+def _compared(a: dict[str, Tensor], b: dict[str, Tensor], texts: Sequence[str], level: float) -> dict[str, list[Slice]]:
+    """A - B by word, among the images that have a value from both."""
+    found = {}
+    for name in a:
+        if name in b:
+            known = (a[name].isfinite() & b[name].isfinite()).nonzero().flatten()
+            found[name] = compare_slices(a[name][known], b[name][known], slices_by_word([texts[i] for i in known.tolist()]), level=level)
+    return found
 
 
 def _parts(real: Views, rebuilt: Reconstructed, main: Set, level: float) -> dict[str, dict[str, Estimate]]:
@@ -285,5 +291,5 @@ def _model(pipeline: Pipeline) -> dict[str, Any]:
 
 def _settings(request: Request) -> dict[str, Any]:
     """The settings of samples; guidance in both conventions where it is a scale."""
-    found = {name: value for name, value in dataclasses.asdict(request).items() if name not in ("prompt", "seed")}
+    found = {name: value for name, value in as_dict(request).items() if name not in ("prompt", "seed")}
     return {**found, "guidance_minus_1": request.guidance - 1 if isinstance(request.guidance, float) else None}

@@ -22,9 +22,9 @@ from inkwash.core import noise
 from inkwash.core.level import Clean, Level
 from inkwash.core.prediction import require_solvable
 from inkwash.errors import InkwashError, UsageError
-from inkwash.evaluate.conventions import Asked, ask_otherwise
-from inkwash.evaluate.latents import other_statistics
-from inkwash.evaluate.probe import probe
+from inkwash.evaluate.denoisers.conventions import Asked, ask_otherwise
+from inkwash.evaluate.denoisers.latents import other_statistics
+from inkwash.evaluate.denoisers.probe import probe
 from inkwash.io.info import find_model, read_info
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request

@@ -9,9 +9,9 @@ from html import escape
 
 from torch import Tensor
 
-from inkwash.evaluate.interval import Estimate
 from inkwash.evaluate.measure import METRICS
 from inkwash.evaluate.memory import K
+from inkwash.evaluate.metrics.interval import Estimate
 from inkwash.evaluate.parts import reconstruct
 from inkwash.evaluate.report import sections
 from inkwash.evaluate.report.table import pairs, table

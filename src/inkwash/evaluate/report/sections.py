@@ -8,10 +8,10 @@ from html import escape
 
 from inkwash.evaluate.curves import Point, by_cost, by_guidance
 from inkwash.evaluate.measure import METRICS
+from inkwash.evaluate.metrics.slices import Slice
 from inkwash.evaluate.report.charts import Line, Mark, chart
 from inkwash.evaluate.report.table import table
 from inkwash.evaluate.run import Evaluation
-from inkwash.evaluate.slices import Slice
 
 ROWS = 12                                                  # of a table of slices, at each end
 

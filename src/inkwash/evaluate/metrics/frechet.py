@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import InkwashWarning
-from inkwash.evaluate.extrapolate import Point, extrapolate
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, spread
-from inkwash.evaluate.moments import Moments, check_pair
+from inkwash.evaluate.metrics.extrapolate import Point, extrapolate
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, spread
+from inkwash.evaluate.metrics.moments import Moments, check_pair
 
 FEW = "fewer samples than feature dimensions: covariances are singular and the bias is not linear in 1/N"
 

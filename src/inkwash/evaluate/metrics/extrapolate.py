@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from inkwash.evaluate.interval import Statistic, spread
+from inkwash.evaluate.metrics.interval import Statistic, spread
 
 PARTS = (2, 4)
 CUTS = 2

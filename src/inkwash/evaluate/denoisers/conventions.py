@@ -3,7 +3,8 @@
 A network is given x in some gauge and unit, and one number for the noise. None of the three can be read from its weights, and a wrong one does
 not crash. But the network removes noise best when it is told the truth, so at a few noisy samples every other way of asking must do worse.
 Tried are: other functions of lam as the coordinate (other scales, quarter log sigma, the index of the schedule, time mirrored, lam moved up and
-down), the other two gauges, and other scales of the data. One thing is changed at a time; the noisy images are the same throughout.
+down), the other two gauges, other scales of the data, and channels in reverse order. One thing is changed at a time; the noisy images are the
+same throughout.
 
 Two ways of asking may be the same: TimeIndex(Cosine()) is Angle() within 1 %, and a network that ignores its coordinate cannot be asked
 wrongly. Neither is accused: another way must be better by `MARGIN` and by `DEVIATIONS` standard errors.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inkwash.cond import Cond
 from inkwash.core import noise
@@ -23,7 +24,7 @@ from inkwash.core.coordinate import Angle, QuarterLogSigma, TimeIndex
 from inkwash.core.level import Gauge, Level
 from inkwash.core.schedule import Schedule
 from inkwash.denoiser import Denoiser
-from inkwash.evaluate.probe import DEVIATIONS, TIMES
+from inkwash.evaluate.denoisers.probe import DEVIATIONS, TIMES
 
 MARGIN = 1.03                                              # another way must be this much better to accuse the declared one
 MOVES = (-0.7, 0.7)                                        # by how much lam is told wrongly, to see that the truth serves best
@@ -32,7 +33,7 @@ Told = Callable[[Level], Tensor]
 
 
 class Way(NamedTuple):
-    """One way of asking. `kind` is "declared", "coordinate", "gauge" or "scale"; `error` as in the probe; `deviations` by how many standard
+    """One way of asking. `kind` is "declared", "coordinate", "gauge", "scale" or "order"; `error` as in the probe; `deviations` by how many standard
     errors the declared way is worse, negative where it is better."""
 
     kind: str
@@ -66,6 +67,18 @@ class _Told(NamedTuple):
         return self.function(level)
 
 
+class _Reversed(nn.Module):
+    """A network that was trained on channels in reverse order, as BGR is to RGB."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, told: Tensor, cond: Cond) -> Tensor:
+        answer: Tensor = self.network(x.flip(1), told, cond)
+        return answer.flip(1)
+
+
 def coordinates(denoiser: Denoiser, schedule: Schedule) -> dict[str, Told]:
     """Names and functions of the coordinates that a network may have been trained with."""
     own = denoiser.coordinate
@@ -80,7 +93,7 @@ def coordinates(denoiser: Denoiser, schedule: Schedule) -> dict[str, Told]:
 
 @torch.no_grad()
 def ask_otherwise(denoiser: Denoiser, schedule: Schedule, x0: Tensor, cond: Cond | None = None, *, seed: int = 0) -> Asked:
-    """Tries every way of asking on clean samples x0 (B, ...) with their conditions. About 17 ways, 5 network calls of B samples each."""
+    """Tries every way of asking on clean samples x0 (B, ...) with their conditions. About 18 ways, 5 network calls of B samples each."""
     cond = Cond.none(len(x0)) if cond is None else cond
 
     def like(gauge: Gauge, sigma_data: float, coordinate: Told) -> Denoiser:
@@ -91,6 +104,8 @@ def ask_otherwise(denoiser: Denoiser, schedule: Schedule, x0: Tensor, cond: Cond
     ways += [("coordinate", name, like(denoiser.gauge, denoiser.sigma_data, told)) for name, told in coordinates(denoiser, schedule).items()]
     ways += [("gauge", gauge.value, like(gauge, denoiser.sigma_data, own)) for gauge in Gauge if gauge is not denoiser.gauge]
     ways += [("scale", f"data {1 / scale:.3g} times as large", like(denoiser.gauge, denoiser.sigma_data * scale, own)) for scale in SCALES]
+    turned = Denoiser(_Reversed(denoiser.network), denoiser.prediction, denoiser.gauge, sigma_data=denoiser.sigma_data, coordinate=own)
+    ways += [("order", "the channels in reverse", turned)]
     spread = float(x0.double().var(dim=0).mean())
     errors = torch.zeros(len(ways), len(TIMES), len(x0), dtype=torch.float64)
     for k, time in enumerate(TIMES):

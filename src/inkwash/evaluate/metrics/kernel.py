@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic
-from inkwash.evaluate.moments import check_pair
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic
+from inkwash.evaluate.metrics.moments import check_pair
 
 TILE = 1024                                                # rows of x by 4 TILE rows of y are in memory at once
 

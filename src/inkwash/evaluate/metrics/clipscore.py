@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.cmmd import check_unit
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, mean_interval
-from inkwash.evaluate.moments import check_pair
+from inkwash.evaluate.metrics.cmmd import check_unit
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, mean_interval
+from inkwash.evaluate.metrics.moments import check_pair
 
 ROWS = 1024
 

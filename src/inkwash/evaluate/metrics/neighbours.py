@@ -11,14 +11,15 @@ so these influences overstate the noise of the supports, twofold and more: inter
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, wilson
-from inkwash.evaluate.moments import check_pair
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, wilson
+from inkwash.evaluate.metrics.moments import check_pair
 
 ROWS = 1024
 
@@ -147,12 +148,27 @@ def share_estimate(found: Statistic, num: int, level: float = LEVEL, note: str =
     return Estimate(share, *wilson(share, effective, level), num, level, note)
 
 
-def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, level: float = LEVEL) -> Neighbours:
-    """The four numbers of features (M, D) of real and (N, D) of generated images.
+def estimates(found: Mapping[str, Statistic], k: int, level: float = LEVEL) -> dict[str, Estimate]:
+    """Intervals for what `neighbour_statistics` found. Precision and recall are given the other set's support (see `share_estimate`), density and
+    coverage are means over both sets at these sizes. A density of zero is no proof of zero: its interval ends where Wilson's for the share
+    of samples in a ball ends, were each of them in all balls."""
+    density = found["density"]
+    num, num_real = len(density.fake), len(density.real)
+    note = f"k = {k}, {num_real} real pictures"
+    dense = density.estimate(level, note)
+    return {"precision": share_estimate(found["precision"], num, level, note), "recall": share_estimate(found["recall"], num_real, level, note),
+            "density": dense if density.value else dense._replace(high=wilson(0, num, level)[1] * num_real / k),
+            "coverage": share_estimate(found["coverage"], num_real, level, note)}
 
-    Intervals of precision and recall are given the other set's support (see `share_estimate`), those of density and coverage of their mean over
-    both sets at these sizes. Raises UsageError `bad_neighbours`.
-    """
-    found, note = neighbour_statistics(real, fake, k), f"k = {k}, real N = {len(real)}"
-    return Neighbours(share_estimate(found["precision"], len(fake), level, note), share_estimate(found["recall"], len(real), level, note),
-                      found["density"].estimate(level, note), share_estimate(found["coverage"], len(real), level, note))
+
+def density_estimate(found: Statistic, level: float = LEVEL, note: str = "") -> Estimate:
+    """The interval of a density. Where no ball holds a sample there is no spread to see: the upper end is then that of the share of samples that
+    could be inside, by Wilson, each counted as dense as a real picture, 1."""
+    if found.value > 0:
+        return found.estimate(level, note)
+    return Estimate(0.0, 0.0, wilson(0.0, len(found.fake), level)[1], found.num, level, note)
+
+
+def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, level: float = LEVEL) -> Neighbours:
+    """The four numbers of features (M, D) of real and (N, D) of generated images. Raises UsageError `bad_neighbours`."""
+    return Neighbours(**estimates(neighbour_statistics(real, fake, k), k, level))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic, normal_quantile
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, normal_quantile
 
 POWER = 0.8
 

@@ -58,22 +58,22 @@ def load_extractor(text: str, device: str | torch.device = "cpu") -> Extractor:
     and those of `inkwash.io`.
     """
     from inkwash.device import parse_device
-    from inkwash.evaluate import extractors, extractors_clip, extractors_inception
+    from inkwash.evaluate.extractors import clip, inception, network
 
     where = parse_device(device)
     if text == "ink":
-        return extractors.load_ink(extractors.embedded(), "ink", where)
+        return network.load_ink(network.embedded(), "ink", where)
     if text.startswith("clip:"):
-        return extractors_clip.load_clip(Path(text.removeprefix("clip:")), where)
+        return clip.load_clip(Path(text.removeprefix("clip:")), where)
     path = Path(text)
     if not path.exists():
         raise UsageError("unknown_extractor", f"no extractor {text[:80]!r}; give ink, clip:FOLDER, or the path of a safetensors file or of a folder")
     for folder in (path, path / "model"):
-        if (folder / extractors.PART / "config.json").is_file():
-            return extractors.load_ink(folder, path.name, where)
-    if extractors_clip.is_clip(path):
-        return extractors_clip.load_clip(path, where)
-    return extractors_inception.load_inception(path, where)
+        if (folder / network.PART / "config.json").is_file():
+            return network.load_ink(folder, path.name, where)
+    if clip.is_clip(path):
+        return clip.load_clip(path, where)
+    return inception.load_inception(path, where)
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Tensor:

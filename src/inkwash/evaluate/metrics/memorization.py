@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.interval import LEVEL, Estimate, proportion
-from inkwash.evaluate.moments import check_pair
-from inkwash.evaluate.neighbours import squares
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, proportion
+from inkwash.evaluate.metrics.moments import check_pair
+from inkwash.evaluate.metrics.neighbours import squares
 
 ROWS = 1024
 

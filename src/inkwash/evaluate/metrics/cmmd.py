@@ -11,9 +11,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.interval import LEVEL, Estimate, Statistic
-from inkwash.evaluate.kernel import Bell, means, mmd_statistic
-from inkwash.evaluate.moments import check_pair
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic
+from inkwash.evaluate.metrics.kernel import Bell, means, mmd_statistic
+from inkwash.evaluate.metrics.moments import check_pair
 
 
 def check_unit(name: str, features: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 Two kinds of folder are read. The output folder of this package's contrastive run, whose image tower takes the size that the run's
 config.json states; a text-to-image model carries only the text half of it. And the folder of a CLIP in transformers' layout, by the
-package transformers, from local files alone: the shorter side becomes the network's size by the rule of `inkwash.evaluate.features`, and the
-middle is cut out.
+package transformers, from local files alone: the shorter side becomes the network's size by the rule of
+`inkwash.evaluate.extractors.features`, and the middle is cut out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import CheckpointError, InkwashError, UsageError
-from inkwash.evaluate.extractors import CPU, MICRO_BATCH, NetworkExtractor, require_tensors, resize
-from inkwash.evaluate.features import TextExtractor
+from inkwash.evaluate.extractors.features import TextExtractor
+from inkwash.evaluate.extractors.network import CPU, MICRO_BATCH, NetworkExtractor, require_tensors, resize
 from inkwash.io.folder import load_part, load_tokenizer
 from inkwash.io.tensors import digest, load_tensors
 from inkwash.nn.clip import Clip

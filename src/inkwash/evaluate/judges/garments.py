@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import CheckpointError
-from inkwash.evaluate.extractors import NetworkExtractor, check_images, embedded, load_ink
+from inkwash.evaluate.extractors.network import NetworkExtractor, check_images, embedded, load_ink
 from inkwash.io.folder import load_part
 from inkwash.io.tensors import read_text
 

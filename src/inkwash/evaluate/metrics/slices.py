@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.interval import LEVEL, Estimate, mean_interval, normal_quantile, spread
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, mean_interval, normal_quantile, spread
 
 LEAST = 20
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from inkwash.errors import CheckpointError, UsageError, VerifyError
-from inkwash.evaluate.compare import Comparison
-from inkwash.evaluate.interval import Estimate
 from inkwash.evaluate.measure import METRICS
+from inkwash.evaluate.metrics.compare import Comparison
+from inkwash.evaluate.metrics.interval import Estimate
+from inkwash.evaluate.metrics.slices import Slice
 from inkwash.evaluate.run import Evaluation
-from inkwash.evaluate.slices import Slice
 from inkwash.io.folder import model_hash, save_info
 from inkwash.io.info import read_info
 from inkwash.io.tensors import MANIFEST

@@ -2,7 +2,7 @@
 
 Three layouts of tensor names are read. The TensorFlow port of 2015 has 1008 classes, torchvision's network 1000 and auxiliary logits; both
 name their blocks alike. pytorch-fid wraps the first in numbered blocks. The variant decides how the network pools (`inkwash.nn.inception`), so it
-is told from the file or refused, never guessed. Images become 299 x 299 by the rule of `inkwash.evaluate.features`, then 2 x / 255 - 1.
+is told from the file or refused, never guessed. Images become 299 x 299 by the rule of `inkwash.evaluate.extractors.features`, then 2 x / 255 - 1.
 Published numbers differ in how they resize; compare only numbers made by one program with one set of weights.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import CheckpointError
-from inkwash.evaluate.extractors import CPU, NetworkExtractor, require_tensors, resize
+from inkwash.evaluate.extractors.network import CPU, NetworkExtractor, require_tensors, resize
 from inkwash.io.tensors import digest, load_tensors
 from inkwash.nn.inception import DIM, SIZE, InceptionConfig
 

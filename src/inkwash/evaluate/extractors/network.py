@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def embedded() -> Path:
     """The folder of the embedded extractor."""
-    return Path(__file__).resolve().parent.parent / "models" / "features"
+    return Path(__file__).resolve().parents[2] / "models" / "features"
 
 
 def check_images(images: Tensor) -> None:

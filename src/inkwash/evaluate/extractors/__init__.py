@@ -1,0 +1,1 @@
+"""Networks that turn pictures into features, and the one way to name and load them."""

@@ -1,0 +1,1 @@
+"""Whether a picture shows what its caption asks for: garments, colours and drawn scenes."""
