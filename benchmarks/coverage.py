@@ -2,7 +2,8 @@
 
 Every case draws samples, measures them as `inkwash evaluate` does, and looks whether the interval holds the truth. The truth is a closed form,
 or, where a number depends on the sample size by definition (precision, recall, density, coverage), its mean over other draws. Writes a dated JSON
-file and a table beside this one: `python benchmarks/coverage.py [--reps 1000] [--only WORD] [--out FILE.json]`.
+file and a table beside this one: `python benchmarks/coverage.py [--reps 1000] [--only WORD] [--out FILE.json]`. A file
+that is there is added to, case by case.
 """
 
 from __future__ import annotations
@@ -78,22 +79,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reps", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="cases whose name has this word; a case that is in the file already is measured anew")
+    parser.add_argument("--commit", default="not said", help="what is measured, for the record")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / f"{date.today()}-coverage.json")
     options = parser.parse_args()
-    results = []
+    before = json.loads(options.out.read_text("utf-8"))["cases"] if options.out.exists() else []
+    results = {found["case"]: found for found in before}
+    about = {"date": str(date.today()), "command": "python benchmarks/coverage.py", "machine": machine()}
     with ProcessPoolExecutor(options.workers) as pool:
         names = [name for name in CASES if options.only in name]
         for name, found in zip(names, pool.map(one, names, [options.reps] * len(names))):
-            results.append({"case": name, **found})
+            results[name] = {"case": name, "commit": options.commit, **found}
             for row, numbers in found["rows"].items():
                 print(f"{name:20s} {row:36s} {100 * numbers['coverage']:5.1f} %  truth {numbers['truth']:.4g} mean {numbers['mean']:.4g}  "
                       f"{found['sec']} s", flush=True)
-    about = {"date": str(date.today()), "command": f"python benchmarks/coverage.py --reps {options.reps}", "machine": machine(), "reps": options.reps}
-    options.out.write_text(json.dumps({**about, "cases": results}, indent=1) + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(
+            write(options.out, about, [results[name] for name in CASES if name in results])
+
+
+def write(out: Path, about: dict[str, Any], results: list[dict]) -> None:
+    """The JSON file and the table beside it."""
+    out.write_text(json.dumps({**about, "cases": results}, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(
         f"# Coverage of the intervals\n\n{about['date']}, `{about['command']}`; the machine and all numbers are in the JSON file of the same name.\n"
-        f"With 1000 draws a coverage is known within about 1.4 percent points. \"Below\" and \"above\" say on which\n"
+        "With 1000 draws a coverage is known within about 1.4 percent points, with 400 within 2.1. \"Below\" and \"above\" say on which\n"
         f"side of the truth the whole interval lay.\n\n{table(results)}\n", encoding="utf-8")
 
 
