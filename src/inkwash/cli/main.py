@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": ("inkwash.cli.verify:verify", "Check samplers and schedules against exact answers, ours or another library's, or a model."),
     "train": ("inkwash.cli.train:train", "Train a model by a recipe; the same command again resumes."),
     "evaluate": ("inkwash.cli.evaluate:evaluate", "Measure how good a model is, with intervals, curves and pictures."),
+    "serve": ("inkwash.cli.serve:serve", "Serve models over HTTP, as the OpenAI client expects."),
     "data": ("inkwash.cli.data:app", "Check or make training data."),
 }
 

@@ -1,0 +1,40 @@
+"""Whether a request can be finished in time, told before it costs anything.
+
+The engine refuses what would be late; here that is known without asking it, for it may be in the middle of a step. An engine does r network
+rows a second, measured while it works, and owes B rows to the images that it has accepted; one more image of c rows is finished after about
+(B + c) / r seconds. A caller who cannot wait so long is told at once how long to stay away, and the machine works only on what will be used.
+"""
+
+from __future__ import annotations
+
+import math
+
+from inkwash.serve.admission import Rate
+from inkwash.serve.http.errors import ApiError
+
+
+def rows_of(steps: int, guidance: float | str, width: int, height: int, default: tuple[int, int]) -> int:
+    """Cost of an image in rows of the default size: two branches with guidance, and proportional to its area (more, where attention is wide)."""
+    branches = 1 if guidance == 1.0 else 2
+    return math.ceil(steps * branches * (width * height) / (default[0] * default[1]))
+
+
+def require_room(live: int, mine: int, asked: int, queue: int, queue_per_key: int, wait_sec: float) -> None:
+    """Raises ApiError 429 `too_many_requests` or 503 `server_overloaded` when `asked` further images are too many, now or ever."""
+    for limit, have, status, code, text in ((queue_per_key, mine, 429, "too_many_requests", "images of yours are in work; at most {} may be"),
+                                            (queue, live, 503, "server_overloaded", "images are in work or waiting; at most {} may be")):
+        if asked > limit:
+            raise ApiError(400, "too_many_images", f"{asked} images at once are more than the {limit} that this server takes", "n")
+        if have + asked > limit:
+            raise ApiError(status, code, f"{have} {text.format(limit)}; try again later", retry_sec=max(1.0, wait_sec))
+
+
+def require_in_time(rate: Rate, backlog: int, cost: int, deadline_sec: float) -> None:
+    """Raises ApiError 503 `deadline_unreachable` with the predicted wait, or 400 when even an idle server would be late."""
+    alone, wait = rate.seconds(cost), rate.seconds(backlog + cost)
+    if alone > deadline_sec:
+        raise ApiError(400, "deadline_impossible", f"this takes about {alone:.3g} s on an idle server, and the deadline is {deadline_sec:.3g} s; "
+                                                   "ask for fewer steps, a smaller size or fewer images, or for more time", "deadline_ms")
+    if wait > deadline_sec:
+        raise ApiError(503, "deadline_unreachable", f"finished after about {wait:.3g} s, and the deadline is {deadline_sec:.3g} s; try again later",
+                       retry_sec=wait - deadline_sec)

@@ -1,0 +1,80 @@
+"""The application: routes inside, errors in one shape, the guard around all of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from inkwash._version import __version__
+from inkwash.serve.http import openai, probes
+from inkwash.serve.http.errors import ApiError, ClientGone, internal
+from inkwash.serve.http.guard import Guard
+from inkwash.serve.http.keys import Keys
+from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.service import Service
+from inkwash.serve.http.settings import Settings
+
+UPLOADS = frozenset[str]()
+
+
+def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
+    """The ASGI application of a server, and what it works with. The workers start and stop with the application.
+
+    Raises UsageError `bad_keys`, `two_models`; CheckpointError for a model that is not there.
+    """
+    metrics = Metrics()
+    keys = Keys(settings.keys) if settings.keys is not None else None
+    service = Service(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(title="Inkwash", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    for module in (openai, probes):
+        app.include_router(module.router)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientGone, _client_gone)
+    app.add_exception_handler(Exception, _bug)
+
+    def cap_of(path: str) -> int:
+        return 1024 * (settings.upload_kib if path in UPLOADS else settings.body_kib)
+
+    return Guard(app, settings, keys, metrics, cap_of), service
+
+
+async def _api_error(http: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    http.scope["state"]["code"] = error.code
+    return error.response()
+
+
+async def _http_error(http: HttpRequest, error: Exception) -> Response:
+    """What the router raises: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    found = ApiError(error.status_code, code, {404: "there is nothing at this path", 405: "this path does not take that method"}.get(
+        error.status_code, "the request cannot be read")).response()
+    found.headers.update(error.headers or {})
+    return found
+
+
+async def _client_gone(http: HttpRequest, error: Exception) -> Response:
+    http.scope["state"]["code"] = "client_gone"
+    return Response(status_code=499)
+
+
+async def _bug(http: HttpRequest, error: Exception) -> Response:
+    return internal().response()

@@ -1,0 +1,246 @@
+"""A worker process as the web process sees it: orders go out, events come back, and a worker that dies is replaced.
+
+    loading -> ready -> (dies) -> loading -> ready ...        broken: its model cannot be loaded; stopped: we are leaving
+
+An Order is one image. Its events are read by exactly one caller; whoever stops reading cancels it, and the worker drops its row before
+the next step. When the worker is lost, every open order is refused with `engine_restarted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import math
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+from typing import Any, NamedTuple
+
+import inkwash.errors
+from inkwash.errors import InkwashError
+from inkwash.request import Request
+from inkwash.serve.admission import Rate
+from inkwash.serve.http.channel import Decoder, Frame
+from inkwash.serve.http.errors import ApiError, from_code
+from inkwash.serve.http.metrics import Metrics
+
+LOG = logging.getLogger("inkwash.serve")
+_BACKOFF_SEC = (0.1, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Wish(NamedTuple):
+    """How an image shall be delivered: its file format, and at which steps previews are wanted."""
+
+    format: str = "png"
+    compression: int = 100
+    previews: tuple[int, ...] = ()
+
+
+class Accepted(NamedTuple):
+    """The request is valid and waits for its first step."""
+
+
+class Step(NamedTuple):
+    """`done` of `total` steps are made."""
+
+    done: int
+    total: int
+
+
+class Preview(NamedTuple):
+    """What the image looks like at a step, as a picture file."""
+
+    step: int
+    data: bytes
+
+
+class Made(NamedTuple):
+    """The image, and the facts about it: nfe, seed, pixel_sha256, warnings and the like."""
+
+    data: bytes
+    facts: dict[str, Any]
+
+
+Event = Accepted | Step | Preview | Made | ApiError
+
+
+class Order:
+    """One image in work. `cost` in rows, of which `left` are still owed."""
+
+    def __init__(self, number: int, request: Request, owner: str, cost: float) -> None:
+        self.number = number
+        self.request = request
+        self.owner = owner
+        self.cost = cost
+        self.done, self.total = 0, request.steps
+        self.began = time.monotonic()
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+
+    @property
+    def left(self) -> float:
+        """Rows still owed."""
+        return self.cost * (1.0 - self.done / max(1, self.total))
+
+    async def each(self) -> AsyncIterator[Event]:
+        """Events up to the image. Raises ApiError when there will be none."""
+        while True:
+            event = await self.events.get()
+            if isinstance(event, ApiError):
+                raise event
+            yield event
+            if isinstance(event, Made):
+                return
+
+
+class Backend:
+    """One worker process: a model on a device."""
+
+    def __init__(self, name: str, launch: dict[str, Any], metrics: Metrics, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.launch = launch
+        self.metrics = metrics
+        self.changed = changed
+        self.state = "loading"
+        self.facts: dict[str, Any] = {}
+        self.failure: InkwashError | None = None
+        self.rate = Rate()
+        self.live: dict[int, Order] = {}
+        self._numbers = count(1)
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Rows owed to all orders."""
+        return math.ceil(sum(order.left for order in self.live.values()))
+
+    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float, wish: Wish) -> Order:
+        """Sends a request to the worker. Raises ApiError 503 `model_loading` while there is none."""
+        if self.state != "ready":
+            raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
+        order = Order(next(self._numbers), request, owner, cost)
+        self.live[order.number] = order
+        self._send({"do": "submit", "id": order.number, "request": dataclasses.asdict(request), "key": owner, "deadline_sec": deadline_sec,
+                    "format": wish.format, "compression": wish.compression, "previews": wish.previews})
+        self._measure()
+        return order
+
+    def cancel(self, order: Order) -> None:
+        """Drops an order that is not finished; a finished one is left alone."""
+        if self.live.pop(order.number, None) is not None:
+            self.metrics.images.labels(self.facts["model"], "cancelled").inc()
+            order.events.put_nowait(ApiError(409, "cancelled", "the image was cancelled"))
+            self._send({"do": "cancel", "id": order.number})
+            self._measure()
+
+    def ask_preview(self, order: Order) -> None:
+        """Wants a Preview event of the order as it stands."""
+        self._send({"do": "preview", "id": order.number})
+
+    def _send(self, head: dict[str, Any]) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(Frame(head).pack())
+
+    async def run(self) -> None:
+        """Keeps a worker alive until cancelled; returns when its model cannot be loaded."""
+        failed = 0
+        while True:
+            await self._once()
+            if self.state == "broken":
+                return
+            failed = 0 if self.state == "ready" else failed + 1
+            self.state = "loading"
+            self.metrics.restarts.labels(self.name).inc()
+            self.changed()
+            LOG.error("a worker died", extra={"fields": {"worker": self.name}})
+            await asyncio.sleep(_BACKOFF_SEC[min(failed, len(_BACKOFF_SEC) - 1)])
+
+    async def _once(self) -> None:
+        """One life of a worker, from start to end of file."""
+        ours, theirs = socket.socketpair()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "inkwash.serve.http.worker", str(theirs.fileno()),
+                                                                 pass_fds=(theirs.fileno(),), start_new_session=True,
+                                                                 stdin=asyncio.subprocess.DEVNULL)
+        try:
+            self._send({"do": "load", **self.launch})
+            decoder = Decoder()
+            with contextlib.suppress(ConnectionError):     # a killed worker resets the connection: the same as its end
+                while data := await reader.read(1 << 18):
+                    for frame in decoder.feed(data):
+                        self._take(frame)
+        finally:
+            self._writer.close()
+            orders, self.live = list(self.live.values()), {}
+            for order in orders:
+                self._end(order, ApiError(503, "engine_restarted", "the engine was lost and is started again; ask again", retry_sec=5))
+            self._measure()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Waits for the process to end after its socket was closed; one that does not is killed."""
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), 5.0)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+    def _take(self, frame: Frame) -> None:
+        head = frame.head
+        order = self.live.get(head.get("id", 0))
+        if head["is"] == "ready":
+            self.facts, self.state = head, "ready"
+            self.rate.value = head["rate"]
+            self.changed()
+        elif head["is"] == "broken":
+            self.state = "broken"
+            self.failure = getattr(inkwash.errors, head["kind"])(head["code"], head["message"])
+            self.changed()
+        elif head["is"] == "tick":
+            self._tick(head)
+        elif order is None:
+            return                                         # it was cancelled meanwhile
+        elif head["is"] == "accepted":
+            order.total, order.cost = head["total"], head["cost"]
+            order.events.put_nowait(Accepted())
+        elif head["is"] == "preview":
+            order.events.put_nowait(Preview(head["step"], frame.body))
+        elif head["is"] == "made":
+            self._end(order, Made(frame.body, head["facts"]))
+        elif head["is"] == "expired":
+            self._end(order, ApiError(504, "deadline_exceeded", "the deadline has passed; ask for less, or for more time", retry_sec=1))
+        elif "retry_sec" in head:
+            self._end(order, ApiError(503, head["code"], head["message"], retry_sec=head["retry_sec"]))
+        elif head["is"] == "failed":
+            self._end(order, from_code(getattr(inkwash.errors, head["kind"]), head["code"], head["message"]))
+
+    def _tick(self, head: dict[str, Any]) -> None:
+        self.rate.add(head["rows"], head["sec"])
+        self.metrics.step.labels(self.name).observe(head["sec"])
+        self.metrics.occupancy.labels(self.name).observe(head["rows"])
+        self.metrics.rows.labels(self.name).inc(head["rows"])
+        for number, done in head["done"]:
+            order = self.live.get(number)
+            if order is not None and done > order.done:
+                order.done = done
+                order.events.put_nowait(Step(done, order.total))
+        self._measure()
+
+    def _end(self, order: Order, event: Made | ApiError) -> None:
+        self.live.pop(order.number, None)
+        self.metrics.images.labels(self.facts.get("model", ""), "made" if isinstance(event, Made) else event.code).inc()
+        order.events.put_nowait(event)
+        self._measure()
+
+    def _measure(self) -> None:
+        self.metrics.live.labels(self.name).set(len(self.live))
+        self.metrics.backlog.labels(self.name).set(self.backlog)
+        self.metrics.rate.labels(self.name).set(self.rate.value)
+        self.metrics.wait.labels(self.name).set(self.rate.seconds(self.backlog))

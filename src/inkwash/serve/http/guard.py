@@ -1,0 +1,198 @@
+"""The outermost layer: every byte of every request passes here first, on every method and path.
+
+    Host      a name that this server has, so that no page can rebind its own name to us
+    Origin    absent, our own or an allowed one; "null" is nobody; Sec-Fetch-Site must agree
+    key       when keys are set: before any route is looked up, so that nothing can be probed
+    body      read whole, within a cap and a time, before anything parses it
+
+Each answer has an X-Request-Id, and each request one line in the log and the meters. What is refused here never reaches a route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inkwash.serve.http.errors import ApiError, internal
+from inkwash.serve.http.keys import Keys, presented
+from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.settings import Settings, is_loopback
+
+LOG = logging.getLogger("inkwash.serve")
+NOBODY = "local"
+_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"content-security-policy", b"default-src 'none'"))
+
+
+class Answer:
+    """`send` with a request id on it; remembers the status and whether an answer has begun."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.send = send
+        self.id = request_id
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode()), *_SAFE]
+        await self.send(message)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answers with an error."""
+        content = error.content()
+        headers = [(name.encode(), value.encode()) for name, value in {**error.headers(), "content-length": str(len(content))}.items()]
+        await self({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self({"type": "http.response.body", "body": content})
+
+
+class Guard:
+    """ASGI middleware around the whole application. `cap_of(path)` is the largest body of a path, in bytes."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys | None, metrics: Metrics, cap_of: Callable[[str], int]) -> None:
+        self.app = app
+        self.settings = settings
+        self.keys = keys
+        self.metrics = metrics
+        self.cap_of = cap_of
+        self.active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})      # there is no WebSocket here
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        answer = Answer(send, f"req_{secrets.token_hex(12)}")
+        scope.setdefault("state", {})["request_id"] = answer.id
+        refused: str | None = None
+        self.active += 1
+        try:
+            self._admit(scope)
+            body = await self._body(scope, receive)
+            await self.app(scope, _replay(body, receive), answer)
+        except ApiError as error:
+            refused = error.code
+            await answer.refuse(error)
+        except Exception:
+            LOG.exception("a bug", extra={"fields": {"id": answer.id}})
+            if not answer.status:
+                await answer.refuse(internal())
+        finally:
+            self.active -= 1
+            self._record(scope, answer, time.perf_counter() - began, refused)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises ApiError 401, 403 or 503."""
+        headers: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        hosts = headers.get("host", [])
+        if len(hosts) != 1 or not self._host_ok(hosts[0]):
+            raise ApiError(403, "host_not_allowed", "this server does not answer to the name in the Host header; its operator can allow names")
+        own = f"{scope['scheme']}://{hosts[0]}".lower()
+        origins = headers.get("origin", [])
+        allowed = [own, *(origin.lower().rstrip("/") for origin in self.settings.allow_origins)]
+        if any(origin.lower() not in allowed for origin in origins):
+            raise ApiError(403, "origin_not_allowed", "this server does not answer to pages of that origin; its operator can allow origins")
+        site = headers.get("sec-fetch-site", ["none"])
+        if not origins and any(value not in ("none", "same-origin") for value in site):
+            raise ApiError(403, "origin_not_allowed", "a page of another site asked for this; its operator can allow origins")
+        scope["state"]["owner"] = self._owner(headers.get("authorization", []))
+        if self.active > self.settings.connections:
+            raise ApiError(503, "server_overloaded", "too many requests are in progress; try again later", retry_sec=1)
+
+    def _host_ok(self, host: str) -> bool:
+        """A listed name; on a loopback address its own names; elsewhere also any number, for a page cannot rebind a number."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in {listed.lower() for listed in (*self.settings.allow_hosts, self.settings.host)}:
+            return True
+        number = name.replace(".", "").isdigit() or ":" in name
+        return is_loopback(name) or (number and not is_loopback(self.settings.host))
+
+    def _owner(self, authorization: list[str]) -> str:
+        """Whose key was presented. One answer for all that is wrong about it."""
+        if self.keys is None:
+            return NOBODY
+        key = presented(authorization[0]) if len(authorization) == 1 else None
+        name = self.keys.name_of(key or "")
+        if name is None:
+            raise ApiError(401, "invalid_api_key", "give a valid API key in the header Authorization: Bearer KEY")
+        return name
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body. Raises ApiError 413 before more than the cap is read, 408 when it comes too slowly."""
+        cap = self.cap_of(scope["path"])
+        error = ApiError(413, "body_too_large", f"the body may have at most {cap} bytes")
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > cap:
+            raise error
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_sec):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "body_incomplete", "the connection was closed before the body was complete")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > cap:
+                        raise error
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise ApiError(408, "body_too_slow", f"the body must arrive within {self.settings.body_sec:g} s") from None
+
+    def _record(self, scope: Scope, answer: Answer, sec: float, refused: str | None) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        code = refused or scope["state"].get("code")
+        self.metrics.requests.labels(route, scope["method"] if scope["method"] in _METHODS else "other", answer.status).inc()
+        self.metrics.seconds.labels(route).observe(sec)
+        if code:
+            self.metrics.refused.labels(code).inc()
+        fields = {"id": answer.id, "route": route, "method": scope["method"][:16], "status": answer.status, "ms": round(sec * 1000, 1),
+                  "owner": scope["state"].get("owner"), "code": code, **scope["state"].get("log", {})}
+        LOG.info("request", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body at once, and then only tells of the disconnect."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, message and the fields of the record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        found: dict[str, Any] = {"time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+                                 "level": record.levelname.lower(), "message": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info:
+            found["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(found)

@@ -1,0 +1,99 @@
+"""API keys: 256 random bits, of which the file holds the SHA-256 only.
+
+Random keys need no slow hash: nobody can guess them, and a stolen file cannot be turned back. One line per key, `NAME SHA256`; a deleted
+line revokes its key at once, for the file is read again when it changed. All lines are compared in constant time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from pathlib import Path
+
+from inkwash.errors import UsageError
+from inkwash.io.durable import write_text
+
+PREFIX = "ink-"
+_LINE = re.compile(r"([\w.@-]{1,64}) ([0-9a-f]{64})")
+
+
+class Keys:
+    """The keys in a file. Raises UsageError `bad_keys` when it cannot be read or has other lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+        self._hashes: dict[str, str] = {}
+        self.read()
+
+    def read(self) -> dict[str, str]:
+        """Name by hash; the file is read when it changed. A file that is gone holds no key."""
+        try:
+            state = self.path.stat()
+            if self._seen != (state.st_mtime_ns, state.st_size):
+                self._hashes = {found: name for name, found in parse(self.path)}
+                self._seen = (state.st_mtime_ns, state.st_size)
+        except FileNotFoundError:
+            if self._seen is None:
+                raise UsageError("bad_keys", f'there is no file "{self.path}"; make a key by '
+                                             f"inkwash serve --keys {self.path} --new-key NAME") from None
+            self._hashes = {}
+        return self._hashes
+
+    def name_of(self, key: str) -> str | None:
+        """Whose key it is, or None."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        name = None
+        for known, owner in self.read().items():
+            if hmac.compare_digest(known, digest):
+                name = owner
+        return name
+
+
+def parse(path: Path) -> list[tuple[str, str]]:
+    """(name, hash) of each line; empty lines and those that begin with # are passed over. Raises UsageError `bad_keys`."""
+    found = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (UnicodeDecodeError, PermissionError, IsADirectoryError) as error:
+        raise UsageError("bad_keys", f'cannot read the keys in "{path}": {error}') from None
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            match = _LINE.fullmatch(line.strip())
+            if match is None:
+                raise UsageError("bad_keys", f'"{path}", line {number}: expected NAME and a SHA-256 in hexadecimal; make keys by --new-key NAME')
+            found.append((match[1], match[2]))
+    return found
+
+
+def new_key(path: Path, name: str) -> str:
+    """Adds a key to the file, which only its owner may read, and returns it; it cannot be shown again. Raises UsageError `bad_keys`."""
+    lines = parse(path) if path.exists() else []
+    if not _LINE.fullmatch(f"{name} {'0' * 64}"):
+        raise UsageError("bad_keys", f"the name of a key has 1..64 letters, digits and . _ @ -, got {name[:40]!r}")
+    if name in dict(lines):
+        raise UsageError("bad_keys", f'"{path}" has a key named {name!r}; delete its line to revoke it, or choose another name')
+    key = PREFIX + secrets.token_urlsafe(32)
+    lines.append((name, hashlib.sha256(key.encode()).hexdigest()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    write_text(path, "".join(f"{owner} {found}\n" for owner, found in lines))
+    path.chmod(0o600)
+    return key
+
+
+def presented(header: str) -> str | None:
+    """The key in an Authorization header: `Bearer KEY`, or `Basic` with the key as the password, which tools of A1111 send."""
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).decode("utf-8").partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None

@@ -1,0 +1,107 @@
+"""The process: a listening socket, uvicorn, and what signals mean.
+
+SIGTERM and Ctrl-C drain: readiness drops at once while the socket stays open, accepted work is finished, then the process leaves. A second
+signal does not wait. The exit code is 0 after SIGTERM and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from inkwash.errors import BusyError, UsageError
+from inkwash.serve.http.app import create_app
+from inkwash.serve.http.guard import JsonLines
+from inkwash.serve.http.service import Service
+from inkwash.serve.http.settings import Settings
+
+MAX_HEADERS = 32 << 10
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with signals that drain."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_sec: float) -> None:
+        super().__init__(config)
+        self.service = service
+        self.drain_sec = drain_sec
+        self.signals: list[int] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until a signal, or until a model turns out to be unusable."""
+        self._loop = asyncio.get_running_loop()
+        self._background(self._watch())
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second one ends."""
+        self.signals.append(sig)
+        if len(self.signals) > 1:
+            self.should_exit = self.force_exit = True
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._background(self._drain()))
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.get_running_loop().create_task(work))
+
+    async def _drain(self) -> None:
+        await self.service.drain(self.drain_sec)
+        self.should_exit = True
+
+    async def _watch(self) -> None:
+        await self.service.failed.wait()
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises BusyError `port_in_use`, UsageError `bad_address`."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, proto)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(1024)
+        return found
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise BusyError("port_in_use", f"something listens on {host} port {port} already; use --port N, or --port 0 for a free one") from None
+        raise UsageError("bad_address", f"cannot listen on {host} port {port}: {error.strerror}; use --host and --port of this machine") from None
+
+
+def log_to_stderr() -> None:
+    """Structured lines for our log and the errors of uvicorn."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name, level in (("inkwash.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Serves until a signal and returns the exit code; `announce` is told the address. Raises InkwashError when it cannot start."""
+    settings.require_safe()
+    log_to_stderr()
+    app, service = create_app(settings)
+    with listen(settings.host, settings.port) as sock:
+        address = sock.getsockname()
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        announce(f"http://{host}:{address[1]}")
+        config = uvicorn.Config(app, http="h11", loop="asyncio", ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False,
+                                server_header=False, h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=5)
+        server = Server(config, service, settings.drain_sec)
+        server.run(sockets=[sock])
+    if service.failure is not None:
+        raise service.failure
+    return 130 if server.signals[:1] == [signal.SIGINT] else 0

@@ -1,0 +1,138 @@
+"""What the routes share: the workers and their models, who may have work in them, and the way out.
+
+Orders of one request are placed together on the worker that will be finished first, or not at all. Draining refuses what is new, lets what
+was accepted come to its end, and then lets the process leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from inkwash.errors import InkwashError, UsageError
+from inkwash.io.info import ModelInfo, find_model, read_info
+from inkwash.request import Request
+from inkwash.serve.http.admission import require_in_time, require_room, rows_of
+from inkwash.serve.http.backend import Backend, Order, Wish
+from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.settings import Settings
+
+
+class Model:
+    """A model that is served: what its folder says, and its workers."""
+
+    def __init__(self, folder: Path, info: ModelInfo, workers: list[Backend]) -> None:
+        self.folder = folder
+        self.info = info
+        self.workers = workers
+
+
+class Service:
+    """All workers of a server. Raises CheckpointError for a model that is not there, before anything is started."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.draining = False
+        self.failed = asyncio.Event()
+        self.started = int(time.time())
+        self.models: dict[str, Model] = {}
+        for name in settings.models:
+            folder = find_model(name)
+            info = read_info(folder)
+            if info.name in self.models:
+                raise UsageError("two_models", f"two models are named {info.name!r}; serve one of them, or rename one in its inkwash.json")
+            launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue}
+            self.models[info.name] = Model(folder, info, [Backend(f"{info.name}@{device}", {**launch, "device": device}, metrics, self._changed)
+                                                          for device in settings.devices])
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def workers(self) -> list[Backend]:
+        """The workers of all models."""
+        return [worker for model in self.models.values() for worker in model.workers]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every worker has verified its weights and passed its tests, and nobody drains."""
+        return not self.draining and all(worker.state == "ready" for worker in self.workers)
+
+    @property
+    def failure(self) -> InkwashError | None:
+        """Why a model cannot be loaded."""
+        return next((worker.failure for worker in self.workers if worker.failure is not None), None)
+
+    def _changed(self) -> None:
+        self.metrics.ready.set(self.ready)
+        if self.failure is not None:
+            self.failed.set()
+
+    def start(self) -> None:
+        """Starts the workers."""
+        self._tasks = [asyncio.create_task(worker.run()) for worker in self.workers]
+
+    async def drain(self, limit_sec: float) -> None:
+        """Refuses new work and waits until there is none, at most `limit_sec`; what is left then is refused as `draining`."""
+        self.draining = True
+        self._changed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_sec):
+                while any(worker.live for worker in self.workers):
+                    await asyncio.sleep(0.02)
+        for worker in self.workers:
+            for order in list(worker.live.values()):
+                order.events.put_nowait(draining())
+                worker.cancel(order)
+
+    async def stop(self) -> None:
+        """Ends the workers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def model(self, name: str | None) -> Model:
+        """A model by name, the first one by default. Raises ApiError 404 `model_not_found`."""
+        found = next(iter(self.models.values())) if name is None else self.models.get(name)
+        if found is None:
+            raise ApiError(404, "model_not_found", f"there is no model {str(name)[:60]!r}; there are: {', '.join(self.models)}", "model")
+        return found
+
+    def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish) -> tuple[Backend, list[Order]]:
+        """The orders of the requests, on the worker that will be finished first. Raises ApiError when they are too many or too late."""
+        if self.draining:
+            raise draining()
+        ready = [worker for worker in model.workers if worker.state == "ready"]
+        if not ready:
+            raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
+        costs = [rows_of(r.steps, r.guidance, r.width, r.height, model.info.sizes.default) for r in requests]
+        worker = min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
+        mine = sum(order.owner == owner for order in worker.live.values())
+        require_room(len(worker.live), mine, len(requests), self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(worker.backlog))
+        require_in_time(worker.rate, worker.backlog, sum(costs), deadline_sec)
+        return worker, [worker.submit(request, owner, cost, deadline_sec, wish) for request, cost in zip(requests, costs)]
+
+    @contextlib.asynccontextmanager
+    async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish) -> AsyncIterator[list[Order]]:
+        """`place` for the time of a block; what is not finished when the block is left, however it is left, is cancelled.
+
+        Raises ApiError 504 `deadline_exceeded` when the block takes longer than the deadline.
+        """
+        worker, orders = self.place(model, requests, owner, deadline_sec, wish)
+        try:
+            async with asyncio.timeout(deadline_sec):
+                yield orders
+        except TimeoutError:
+            raise ApiError(504, "deadline_exceeded", f"not finished within {deadline_sec:g} s; ask for less, or for more time",
+                           retry_sec=max(1.0, worker.rate.seconds(worker.backlog))) from None
+        finally:
+            for order in orders:
+                worker.cancel(order)
+
+
+def draining() -> ApiError:
+    """The refusal of a server that is about to leave."""
+    return ApiError(503, "draining", "the server is about to stop; ask again, another one may answer", retry_sec=5)

@@ -1,0 +1,90 @@
+"""What an operator decides, from a YAML file and the flags of `inkwash serve`; a flag wins over the file.
+
+Safe by default: only loopback is listened on. Any other address needs keys, for whoever reaches the port could spend the machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inkwash.errors import UsageError
+
+
+class Settings(BaseModel):
+    """The configuration of a server; times in seconds, sizes in KiB."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[str, ...] = Field(("mini",), min_length=1, description="embedded models or folders; the first one is the default")
+    device: str = Field("auto", description="cpu, cuda, mps, auto, or several with commas: one worker process for each model and device")
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    keys: Path | None = Field(None, description="file of hashed API keys; see --new-key")
+    allow_hosts: tuple[str, ...] = Field((), description="further names that the Host header may have, such as images.example.org")
+    allow_origins: tuple[str, ...] = Field((), description="web pages that may call, such as https://studio.example.org")
+    db: str = Field("sqlite:///inkwash-serve/jobs.db", description="SQLAlchemy URL of the jobs; empty switches jobs off")
+    files: str = Field("inkwash-serve/files", description="folder or URL (s3://bucket/prefix) of the pictures of jobs")
+    policy: str = Field("fair", description="whose rows go first: first_come, shortest, deadline or fair (by key)")
+    queue: int = Field(64, ge=1, description="images in work or waiting on one worker; more are refused with 503")
+    queue_per_key: int = Field(32, ge=1, description="of these, images of one key; more are refused with 429")
+    deadline_sec: float = Field(120.0, gt=0, le=3600, description="the longest that a client waits, when it does not say")
+    drain_sec: float = Field(25.0, ge=0, le=3600, description="after SIGTERM, how long accepted work may take")
+    body_kib: int = Field(256, ge=1, le=1 << 16, description="largest JSON body")
+    upload_kib: int = Field(16384, ge=1, le=1 << 18, description="largest body of a route that takes pictures")
+    body_sec: float = Field(10.0, gt=0, le=600, description="how long a client may take to send a body")
+    connections: int = Field(512, ge=1, description="requests in progress, whatever they wait for; more are refused with 503")
+    log_prompts: bool = Field(False, description="write prompts into the log")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices, one worker of each model on each."""
+        return tuple(part.strip() for part in self.device.split(",") if part.strip())
+
+    def require_safe(self) -> None:
+        """Raises UsageError `open_bind` for an address beyond this machine without keys."""
+        if not is_loopback(self.host) and self.keys is None:
+            raise UsageError("open_bind", f"refusing to listen on {self.host} without API keys; use --keys FILE or --host 127.0.0.1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings of a YAML file, overridden by `flags` that are not None. Raises UsageError `bad_config`, `file_not_found`."""
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            read = yaml.safe_load(file.read_text("utf-8"))
+        except FileNotFoundError:
+            raise UsageError("file_not_found", f'there is no file "{file}"; give a YAML file of settings, or none') from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError("bad_config", f'cannot read "{file}" as YAML: {" ".join(str(error).split())[:160]}') from None
+        if not isinstance(read, dict | None):
+            raise UsageError("bad_config", f'"{file}" must hold keys and values, such as port: 8000')
+        found = dict(read or {})
+    where = f'"{file}"' if file is not None else "settings"
+    found.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return Settings(**found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            raise UsageError("bad_config", f"{where}: there is no setting {name!r}; "
+                                           f"{f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(Settings.model_fields)}") from None
+        raise UsageError("bad_config", f"{where}: {name}: {first['msg']}, got {str(first['input'])[:40]}") from None

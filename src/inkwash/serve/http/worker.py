@@ -1,0 +1,194 @@
+"""The process that owns an engine: frames in, ticks, frames out. Started as `python -m inkwash.serve.http.worker FD`.
+
+One thread: between two ticks everything that has arrived is read, so a cancelled row is gone before the next step. Before it says "ready" it
+has read the weights against their hashes, measured whether bits depend on company, and made a golden image alone and beside another one:
+where bits are exact, both must have the same pixels. When the web process is gone, the socket ends and so does this process; an error of
+the model ends it too, and a fresh process takes over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import select
+import socket
+import sys
+import time
+from typing import Any
+
+from inkwash.errors import InkwashError, VerifyError
+from inkwash.io.png import infotext, pixel_sha256, png_bytes
+from inkwash.output import Image, to_pil
+from inkwash.pipeline import Pipeline
+from inkwash.record import record, settings
+from inkwash.request import Request
+from inkwash.serve.admission import Refused
+from inkwash.serve.engine import Engine
+from inkwash.serve.http.channel import Decoder, Frame
+from inkwash.serve.policy import Policy
+from inkwash.serve.ticket import Finished, Ticket
+from inkwash.value import parse
+
+GOLDEN_STEPS = 4
+
+
+@dataclasses.dataclass
+class Item:
+    """A ticket and how its image shall be delivered. `told` is the last step that was reported."""
+
+    number: int
+    ticket: Ticket
+    format: str
+    compression: int
+    previews: tuple[int, ...]
+    told: int = 0
+
+
+class Worker:
+    """An engine at the end of a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.decoder = Decoder()
+        self.items: dict[int, Item] = {}
+        self.pipeline: Pipeline | None = None
+        self.engine: Engine | None = None
+
+    def run(self) -> None:
+        """Works until the socket ends."""
+        while self._receive(wait=self.engine is None or not self.engine.pending):
+            if self.engine is not None and self.engine.pending:
+                self._tick(self.engine)
+
+    def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        self.sock.sendall(Frame(head, body).pack())
+
+    def _receive(self, wait: bool) -> bool:
+        """Handles what has arrived; False at the end."""
+        while select.select([self.sock], [], [], None if wait else 0)[0]:
+            data = self.sock.recv(1 << 16)
+            if not data:
+                return False
+            for frame in self.decoder.feed(data):
+                self._handle(frame.head)
+            wait = False
+        return True
+
+    def _handle(self, head: dict[str, Any]) -> None:
+        item = self.items.get(head.get("id", 0))
+        if head["do"] == "load":
+            self._load(head)
+        elif head["do"] == "submit":
+            self._submit(head)
+        elif head["do"] == "cancel" and item is not None:
+            self._engine.cancel(item.ticket)
+            del self.items[item.number]
+        elif head["do"] == "preview" and item is not None:
+            self._preview(item)
+
+    @property
+    def _engine(self) -> Engine:
+        assert self.engine is not None, "load comes first"
+        return self.engine
+
+    def _load(self, head: dict[str, Any]) -> None:
+        try:
+            policy = parse(head["policy"], Policy)  # type: ignore[type-abstract]
+            pipeline = Pipeline.from_pretrained(head["folder"], device=head["device"])
+            facts = {"model": pipeline.info.name, "hash": pipeline.hash, "determinism": pipeline.determinism, "device": str(pipeline.device)}
+            engine = Engine(pipeline, policy=policy, queue=head["queue"])
+            golden = check_golden(pipeline, engine)
+        except InkwashError as error:
+            self._send({"is": "broken", **failure(error)})
+            return
+        self.pipeline, self.engine = pipeline, engine
+        self._send({"is": "ready", **facts, "golden": golden, "rate": engine.rate.value})
+
+    def _submit(self, head: dict[str, Any]) -> None:
+        try:
+            ticket = self._engine.submit(Request(**head["request"]), key=head["key"], deadline_sec=head["deadline_sec"])
+        except InkwashError as error:
+            self._send({"is": "failed", "id": head["id"], **failure(error)})
+            return
+        self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]))
+        self._send({"is": "accepted", "id": head["id"], "total": ticket.steps, "cost": ticket.cost})
+
+    def _tick(self, engine: Engine) -> None:
+        began, rows = time.perf_counter(), engine.rows_done
+        ended = {finished.ticket.number: finished for finished in engine.tick()}
+        done = []
+        for item in list(self.items.values()):
+            if item.ticket.step > item.told:
+                item.told = item.ticket.step
+                done.append((item.number, item.told))
+                if item.told in item.previews and item.ticket.live:
+                    self._preview(item)
+            finished = ended.get(item.ticket.number)
+            if finished is not None:
+                self._finish(item, finished)
+        self._send({"is": "tick", "rows": engine.rows_done - rows, "sec": time.perf_counter() - began, "done": done})
+
+    def _preview(self, item: Item) -> None:
+        pixels = self._engine.preview(item.ticket)
+        if pixels is not None:
+            buffer = io.BytesIO()
+            to_pil(pixels.cpu()).save(buffer, "PNG", compress_level=1)
+            self._send({"is": "preview", "id": item.number, "step": item.ticket.step}, buffer.getvalue())
+
+    def _finish(self, item: Item, finished: Finished) -> None:
+        del self.items[item.number]
+        if finished.image is None:
+            self._send({"is": "expired", "id": item.number})
+            return
+        assert self.pipeline is not None
+        data, facts = deliver(finished.image, self.pipeline, item.format, item.compression)
+        self._send({"is": "made", "id": item.number, "facts": facts}, data)
+
+
+def failure(error: InkwashError) -> dict[str, Any]:
+    """An error on its way to the web process."""
+    retry = {"retry_sec": error.retry_sec} if isinstance(error, Refused) else {}
+    kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "inkwash.errors")
+    return {"kind": kind, "code": error.code, "message": error.message, **retry}
+
+
+def deliver(image: Image, pipeline: Pipeline, form: str, compression: int) -> tuple[bytes, dict[str, Any]]:
+    """The picture file and the facts about it. Only PNG carries the record by which the picture can be made again."""
+    assert image.pixels is not None
+    picture = to_pil(image.pixels)
+    pixel_hash = pixel_sha256(picture)
+    text = infotext(image.request.prompt, image.request.negative, settings(image.request, pipeline))
+    if form == "png":
+        data = png_bytes(picture, text, record(image, pipeline, pixel_hash))
+    else:
+        buffer = io.BytesIO()
+        picture.save(buffer, form.upper(), quality=compression)
+        data = buffer.getvalue()
+    tokenizer = getattr(pipeline.conditioner, "tokenizer", None)
+    tokens = int(tokenizer([image.request.prompt]).mask.sum()) if tokenizer is not None else 0
+    return data, {"seed": image.request.seed, "nfe": image.nfe, "pixel_sha256": pixel_hash, "determinism": pipeline.determinism, "tokens": tokens,
+                  "warnings": list(image.warnings), "infotext": text}
+
+
+def check_golden(pipeline: Pipeline, engine: Engine) -> str:
+    """The pixel hash of a fixed image, made alone and in the engine beside another one. Raises VerifyError `golden_image`."""
+    usual, (width, height) = pipeline.info.defaults, pipeline.info.sizes.default
+    golden = Request("a red cube", "", 7, GOLDEN_STEPS, usual.sampler, usual.spacing, usual.guidance, width, height)
+    alone = pipeline.generate([golden])[0]
+    tickets = [engine.submit(dataclasses.replace(golden, prompt="two blue spheres", seed=8, steps=GOLDEN_STEPS + 1)), engine.submit(golden)]
+    ended = {finished.ticket.number: finished.image for finished in engine.run()}
+    beside = ended[tickets[1].number]
+    assert alone.pixels is not None
+    assert beside is not None
+    assert beside.pixels is not None
+    if not bool(alone.latent.isfinite().all()) or int(alone.pixels.max()) == int(alone.pixels.min()):
+        raise VerifyError("golden_image", f"{pipeline.info.name} makes an empty picture; restore the model, and check it by inkwash verify --model")
+    found = pixel_sha256(to_pil(alone.pixels))
+    if pipeline.determinism == "exact" and pixel_sha256(to_pil(beside.pixels)) != found:
+        raise VerifyError("golden_image", f"{pipeline.info.name} makes other pixels beside a neighbour than alone; "
+                                          "this is a mistake in inkwash, report it")
+    return found
+
+
+if __name__ == "__main__":
+    Worker(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -1,0 +1,234 @@
+"""Who may ask, by what name, how much and how fast: checked before anything else, on every method and path."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from serving import COMMAND, Running, running
+
+from inkwash.errors import UsageError
+from inkwash.serve.admission import Rate
+from inkwash.serve.http.admission import require_in_time, require_room
+from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.keys import Keys, new_key, presented
+from inkwash.serve.http.settings import is_loopback, load_settings
+from inkwash.serve.http.strict import read_object
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PATHS = ("/v1/models", "/v1/images/generations", "/livez", "/readyz", "/metrics", "/openapi.json", "/nothing", "/", "//",
+         "/v1/images/../../etc/passwd")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("keys") / "keys.txt"
+    return path, new_key(path, "alice")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, key: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """With keys, on all addresses; asked by its loopback address."""
+    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--db", "", "--host", "0.0.0.0", "--keys", str(key[0]), "--allow-origin",
+                 "https://studio.example.org", "--allow-host", "images.example.org", key=key[1]) as found:
+        yield found
+
+
+def ask(server: Running, key: str | None, method: str = "GET", path: str = "/v1/models", **headers: str) -> httpx2.Response:
+    known = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx2.request(method, f"{server.url}{path}", headers={**known, **{name.replace("_", "-"): value for name, value in headers.items()}})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_path_answers_without_a_key(server: Running, path: str) -> None:
+    for method in METHODS:
+        found = ask(server, None, method, path)
+        assert found.status_code == 401
+        assert method == "HEAD" or found.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_all_that_is_wrong_about_a_key_looks_the_same(server: Running, key: tuple[Path, str]) -> None:
+    wrong = [{}, {"authorization": "Bearer ink-wrong"}, {"authorization": f"Bearer {key[1]}x"}, {"authorization": key[1]},
+             {"authorization": "Basic !!"}, {"authorization": "Bearer "}, {"x-api-key": key[1]}]
+    answers = [httpx2.get(f"{server.url}/v1/models", headers=headers) for headers in wrong]
+    answers += [httpx2.get(f"{server.url}/v1/models?api_key={key[1]}&key={key[1]}")]
+    assert {found.status_code for found in answers} == {401}
+    assert len({found.content for found in answers}) == 1
+
+
+def test_a_key_opens_as_bearer_and_as_password(server: Running, key: tuple[Path, str]) -> None:
+    assert ask(server, key[1]).status_code == 200
+    basic = base64.b64encode(f"user:{key[1]}".encode()).decode()
+    assert ask(server, None, authorization=f"Basic {basic}").status_code == 200
+
+
+def test_a_revoked_key_is_refused_at_once(server: Running, key: tuple[Path, str]) -> None:
+    second = new_key(key[0], "bob")
+    assert ask(server, second).status_code == 200
+    key[0].write_text("".join(line for line in key[0].read_text().splitlines(keepends=True) if not line.startswith("bob ")))
+    assert ask(server, second).status_code == 401
+    assert ask(server, key[1]).status_code == 200
+
+
+def test_keys_are_not_on_disk_and_not_in_the_log(server: Running, key: tuple[Path, str]) -> None:
+    assert key[1] not in key[0].read_text()
+    assert stat.S_IMODE(key[0].stat().st_mode) == 0o600
+    ask(server, key[1], path=f"/v1/models?key={key[1]}")
+    assert key[1] not in server.err.read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"host": "evil.example"}, 403), ({"host": "127.0.0.1.evil.example"}, 403), ({"host": "images.example.org"}, 200), ({"host": "10.1.2.3:80"}, 200),
+    ({"host": "["}, 403), ({"origin": "https://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": "https://studio.example.org"}, 200),
+    ({"origin": "https://studio.example.org.evil.example"}, 403), ({"sec_fetch_site": "cross-site"}, 403), ({"sec_fetch_site": "same-site"}, 403),
+    ({"sec_fetch_site": "same-origin"}, 200), ({"sec_fetch_site": "none"}, 200),
+], ids=str)
+def test_host_origin_and_sec_fetch(server: Running, key: tuple[Path, str], method: str, headers: dict[str, str], status: int) -> None:
+    found = ask(server, key[1], method, **headers)
+    assert (found.status_code == 403) == (status == 403)
+    if status == 403 and method != "HEAD":
+        assert found.json()["error"]["code"] == ("host_not_allowed" if "host" in headers else "origin_not_allowed")
+
+
+def test_a_websocket_is_not_opened(server: Running) -> None:
+    found = ask(server, None, connection="Upgrade", upgrade="websocket", sec_websocket_key="AAAAAAAAAAAAAAAAAAAAAA==", sec_websocket_version="13")
+    assert found.status_code == 401
+
+
+def raw(server: Running, head: str, body: bytes = b"", pause_sec: float = 0.0) -> bytes:
+    """What comes back to bytes on a socket."""
+    port = int(server.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        try:
+            sock.sendall(head.replace("\n", "\r\n").encode() + body)
+            time.sleep(pause_sec)
+        except OSError:
+            pass                                           # it hung up before we were done: what it said is still to be read
+        found = b""
+        try:
+            while data := sock.recv(1 << 16):
+                found += data
+        except ConnectionError:
+            pass
+        return found
+
+
+def rss_mib(server: Running) -> float:
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+@pytest.mark.parametrize("size", ["Content-Length: 1073741824", "Transfer-Encoding: chunked"])
+def test_a_huge_body_is_refused_before_it_is_read(server: Running, key: tuple[Path, str], size: str) -> None:
+    before = rss_mib(server)
+    head = f"POST /v1/images/generations HTTP/1.1\nHost: 127.0.0.1\nAuthorization: Bearer {key[1]}\nContent-Type: application/json\n{size}\n\n"
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    found = raw(server, head, chunk * 200)
+    assert b" 413 " in found.splitlines()[0]
+    assert b"connection: close" in found.lower()
+    assert rss_mib(server) < before + 16
+
+
+def test_broken_http_is_refused(server: Running, key: tuple[Path, str]) -> None:
+    assert b" 400 " in raw(server, "NONSENSE\n\n").splitlines()[0]
+    assert b" 400 " in raw(server, f"GET / HTTP/1.1\nHost: 127.0.0.1\nX: {'a' * 100_000}\n\n").splitlines()[0]
+    twice = f"GET /v1/models HTTP/1.1\nHost: 127.0.0.1\nHost: evil.example\nAuthorization: Bearer {key[1]}\nConnection: close\n\n"
+    assert raw(server, twice).splitlines()[0].split()[1] in (b"400", b"403")
+    assert ask(server, key[1]).status_code == 200
+
+
+def test_logs_have_ids_and_no_prompts(server: Running, key: tuple[Path, str]) -> None:
+    found = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "a secret wish", "steps": 1},
+                        headers={"authorization": f"Bearer {key[1]}"})
+    assert found.status_code == 200
+    [line] = [line for line in server.log if line.get("id") == found.headers["x-request-id"]]
+    assert (line["route"], line["status"], line["owner"]) == ("/v1/images/generations", 200, "alice")
+    assert "secret wish" not in server.err.read_text()
+
+
+@pytest.mark.parametrize(("words", "code", "text"), [
+    (["--host", "0.0.0.0"], 2, "error[open_bind]: refusing to listen on 0.0.0.0 without API keys; use --keys FILE or --host 127.0.0.1"),
+    (["--host", "::"], 2, "error[open_bind]"), (["--keys", "nothing.txt"], 2, "error[bad_keys]"), (["nothing"], 4, "error[model_not_found]"),
+    (["--new-key", "a"], 2, "error[bad_keys]"), (["--port", "99999"], 2, "error[bad_config]: settings: port"),
+], ids=str)
+def test_what_cannot_start_says_why(tmp_path: Path, words: list[str], code: int, text: str) -> None:
+    found = subprocess.run([COMMAND, "serve", *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert found.returncode == code
+    assert text in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+
+
+def test_two_servers_do_not_share_a_port(server: Running, tiny_model: Path, tmp_path: Path) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    words = [COMMAND, "serve", str(tiny_model), "--db", "", "--port", port]
+    found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (found.returncode, "error[port_in_use]" in found.stderr) == (9, True)
+
+
+def test_loopback_is_known() -> None:
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example", "example.org"))
+
+
+def test_settings_of_a_file_are_overridden_by_flags(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("port: 9000\nqueue: 5\n")
+    found = load_settings(file, {"port": 9001, "queue": None})
+    assert (found.port, found.queue) == (9001, 5)
+    for text, what in (("prot: 1", "did you mean port"), ("port: x", "port"), ("- 1", "keys and values"), ("a: [", "YAML")):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=what):
+            load_settings(file, {})
+
+
+def test_key_files(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    one, two = new_key(path, "a"), new_key(path, "b")
+    keys = Keys(path)
+    assert [keys.name_of(text) for text in (one, two, "", one[:-1])] == ["a", "b", None, None]
+    with pytest.raises(UsageError, match="has a key named"):
+        new_key(path, "a")
+    with pytest.raises(UsageError, match=r"1\.\.64"):
+        new_key(path, "a b")
+    path.write_text(f"a {one}\n")
+    with pytest.raises(UsageError, match="line 1"):
+        Keys(path)
+    assert presented("Bearer  k") == "k"
+    assert presented("Digest k") is None
+
+
+def test_admission_counts_rows() -> None:
+    rate = Rate()
+    require_in_time(rate, 10**6, 10**6, 0.001)             # nothing is known yet, so nothing is refused
+    rate.add(100, 1.0)
+    require_in_time(rate, 100, 100, 2.1)
+    for backlog, cost, status in ((101, 100, 503), (0, 300, 400)):
+        with pytest.raises(ApiError) as found:
+            require_in_time(rate, backlog, cost, 2.0)
+        assert (found.value.status, found.value.retry_sec is not None) == (status, status == 503)
+    require_room(3, 1, 1, 4, 2, 0.0)
+    for live, mine, asked, status in ((4, 0, 1, 503), (2, 2, 1, 429), (0, 0, 3, 400)):
+        with pytest.raises(ApiError) as found:
+            require_room(live, mine, asked, 4, 2, 0.0)
+        assert found.value.status == status
+    assert found.value.headers()["x-should-retry"] == "false"
+
+
+def test_json_that_is_fine_is_read() -> None:
+    text = {"prompt": 'a "quoted" [bracket] {brace} \\ é', "n": -3, "x": 0.5, "deep": [[[{}]]], "none": None}
+    assert read_object(json.dumps(text).encode()) == text
+    assert read_object(json.dumps({"prompt": "[" * 4000}).encode()) == {"prompt": "[" * 4000}
+    began = time.perf_counter()
+    for body in (b'"' + b'\\"' * 500_000, b'{"a":"' + b"\\" * 999_999, b'"' * 1_000_001):
+        with pytest.raises(ApiError):
+            read_object(body)
+    assert time.perf_counter() - began < 5, "the depth check is linear"

@@ -1,0 +1,117 @@
+"""A server under load, through the loss of its worker, and at its end: what was accepted is answered, what cannot be is refused at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from serving import Running, meter, running, wait
+
+LONG = 600
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--db", "", "--queue", "3") as found:
+        yield found
+
+
+class Asked:
+    """A request in a thread of its own."""
+
+    def __init__(self, server: Running, **body: Any) -> None:
+        self.found: httpx2.Response | None = None
+        self.thread = threading.Thread(target=self._run, args=(server.url, {"prompt": "a small red cube", "seed": 1, **body}))
+        self.thread.start()
+
+    def _run(self, url: str, body: dict[str, Any]) -> None:
+        self.found = httpx2.post(f"{url}/v1/images/generations", json=body, timeout=120)
+
+    def answer(self) -> httpx2.Response:
+        self.thread.join()
+        assert self.found is not None
+        return self.found
+
+
+def live(server: Running, number: int) -> None:
+    wait(lambda: meter(server.url, "inkwash_live_images") == number, 30)
+
+
+def worker_of(server: Running) -> int:
+    """The process id of the only worker."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == server.process.pid and "serve.http.worker" in (path.parent / "cmdline").read_text():
+                return int(path.parent.name)
+        except OSError:
+            continue                                       # it ended while we looked
+    raise AssertionError("there is no worker")
+
+
+def test_a_full_queue_refuses_at_once(server: Running) -> None:
+    asked = [Asked(server, steps=LONG) for _ in range(3)]
+    live(server, 3)
+    refused = [Asked(server, steps=1).answer() for _ in range(5)]
+    for found in refused:
+        assert (found.status_code, found.json()["error"]["code"]) == (503, "server_overloaded")
+        assert int(found.headers["retry-after"]) >= 1
+    ids = {found.headers["x-request-id"] for found in refused}
+    assert min(line["ms"] for line in server.log if line.get("id") in ids) <= 100
+    assert [one.answer().status_code for one in asked] == [200] * 3
+    too_many = Asked(server, n=4).answer()
+    assert (too_many.status_code, too_many.json()["error"]["code"], too_many.headers["x-should-retry"]) == (400, "too_many_images", "false")
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_wait(server: Running) -> None:
+    asked = Asked(server, steps=1000)
+    live(server, 1)
+    found = Asked(server, steps=50, deadline_ms=400).answer()
+    assert (found.status_code, found.json()["error"]["code"]) in [(503, "deadline_unreachable"), (400, "deadline_impossible")]
+    assert asked.answer().status_code == 200
+
+
+def test_meters_tell_what_happened(server: Running) -> None:
+    assert meter(server.url, "inkwash_ready") == 1
+    assert meter(server.url, "inkwash_images_total", end="made") >= 4
+    assert meter(server.url, "inkwash_rows_total") >= 2 * (3 * LONG + 1000)
+    assert meter(server.url, "inkwash_rows_per_second") > 0
+    assert meter(server.url, "inkwash_refused_total", code="server_overloaded") == 5
+    assert meter(server.url, "inkwash_http_requests_total", route="/v1/images/generations", status="200") == 4
+
+
+def test_a_lost_worker_is_replaced(server: Running) -> None:
+    before = Asked(server, steps=3).answer().json()["data"][0]
+    asked = Asked(server, steps=1000)
+    live(server, 1)
+    os.kill(worker_of(server), signal.SIGKILL)
+    found = asked.answer()
+    assert (found.status_code, found.json()["error"]["code"]) == (503, "engine_restarted")
+    assert int(found.headers["retry-after"]) >= 1
+    refused = Asked(server, steps=3).answer()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+    assert httpx2.get(f"{server.url}/readyz").status_code == 503
+    server.ready()
+    assert Asked(server, steps=3).answer().json()["data"][0] == before
+    assert meter(server.url, "inkwash_worker_restarts_total") == 1
+
+
+def test_sigterm_finishes_what_was_accepted(server: Running) -> None:
+    worker = worker_of(server)
+    asked = Asked(server, steps=LONG)
+    live(server, 1)
+    server.process.send_signal(signal.SIGTERM)
+    wait(lambda: httpx2.get(f"{server.url}/readyz").status_code == 503, 2)
+    refused = Asked(server, steps=1).answer()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert httpx2.get(f"{server.url}/livez").status_code == 200
+    assert asked.answer().status_code == 200
+    assert server.process.wait(30) == 0
+    wait(lambda: not Path(f"/proc/{worker}").exists(), 5)
+    assert not [line for line in server.log if line["level"] == "error" and line["message"] != "a worker died"]
