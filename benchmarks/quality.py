@@ -1,27 +1,86 @@
-"""Time to quality: CIFAR-10 from nothing for some core-minutes, Frechet distance along the way, ours against each peer's own recipe.
+"""Time to quality: CIFAR-10 from nothing for some minutes, Frechet distance along the way, ours against each peer's own recipe.
 
-    python benchmarks/quality.py train PEER [--minutes 60] [--folder DIR]
+    python benchmarks/quality.py                                  all of it: every contestant for 30 minutes on all cores, then the distances
+    python benchmarks/quality.py train diffusers --minutes 36     one contestant; also lucidrains, inkwash
+    python benchmarks/quality.py measure --out FILE               the distances of what has been trained so far; FILE.json and FILE.md
+
+`--minutes` counts core-minutes. Ours is trained by `inkwash train cifar10` for a fifth of them. A command that was stopped goes on when it is
+given again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
+import quality_measure
 import quality_train
+from harness import machine
+from quality_data import FILE
+
+from inkwash.train.config import read_recipe
 
 FOLDER = Path("outputs") / "quality"
+PEERS = ("diffusers", "lucidrains")
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)                        # of the budget at which weights are kept
+RECIPE_MINUTES = 6.3                                       # core-minutes that the recipe's steps took here
+
+NOTES = ("time is processor time of all threads: for a peer that of its training steps alone, for ours that of the whole process of inkwash train",
+         "peers: networks, schedules and losses are theirs, the loop is ours (bfloat16 autocast, channels last), for their trainers need torchvision",
+         "all are sampled by one sampler, on the schedule that each was trained on")
+
+
+def ours(folder: Path, minutes: float) -> None:
+    """Trains our recipe, its steps scaled to `minutes`. What it counts is the whole process, start and export included."""
+    recipe = read_recipe("cifar10")
+    scale, out = minutes / RECIPE_MINUTES, folder / f"inkwash-{minutes:g}"
+    subprocess.run([Path(sys.executable).parent / "inkwash", "train", "cifar10", "--data", FILE, "--out", out, "--cache", folder / "cache",
+                    "--set", f"steps={round(recipe.steps * scale)}", "--set", f"optimizer.cooldown={round(recipe.optimizer.cooldown * scale)}"],
+                   check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (out / quality_measure.SECONDS).write_text(json.dumps({"seconds": used.ru_utime + used.ru_stime}))
+
+
+def train(who: str, folder: Path, minutes: float) -> None:
+    """One contestant."""
+    if who == "inkwash":
+        ours(folder, minutes)
+    else:
+        quality_train.peer(who, folder, [round(share * minutes, 2) for share in SHARES])
+
+
+def measure(folder: Path, count: int, out: Path, notes: list[str]) -> None:
+    """Writes `out`.json and `out`.md."""
+    found = {"what": "time to quality on CIFAR-10", "machine": machine(), "notes": [*NOTES, *notes],
+             **quality_measure.measure(folder, count, quality_measure.entries(folder))}
+    out.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    out.with_suffix(".md").write_text(quality_measure.page(found), "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("train",))
-    parser.add_argument("who", choices=("diffusers", "lucidrains"))
-    parser.add_argument("--minutes", type=float, default=60.0, help="core-minutes of the budget")
+    parser.add_argument("stage", nargs="?", choices=("all", "train", "measure"), default="all")
+    parser.add_argument("who", nargs="?", choices=(*PEERS, "inkwash"))
+    parser.add_argument("--minutes", type=float, default=30.0 * (os.cpu_count() or 1), help="core-minutes of the budget")
+    parser.add_argument("--num", type=int, default=2000, help="pictures of each contestant")
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--note", action="append", default=[], help="a line for the result")
+    parser.add_argument("--out", type=Path, default=FOLDER / "quality")
     arguments = parser.parse_args()
-    quality_train.peer(arguments.who, arguments.folder, [round(share * arguments.minutes, 2) for share in SHARES])
+    if arguments.stage == "train":
+        if arguments.who is None:
+            parser.error("train whom?")
+        train(arguments.who, arguments.folder, arguments.minutes)
+        return
+    if arguments.stage == "all":
+        for who, minutes in (*((peer, arguments.minutes) for peer in PEERS), ("inkwash", arguments.minutes / 5)):
+            subprocess.run([sys.executable, __file__, "train", who, "--minutes", f"{minutes:g}", "--folder", arguments.folder], check=True)
+    measure(arguments.folder, arguments.num, arguments.out, arguments.note)
 
 
 if __name__ == "__main__":

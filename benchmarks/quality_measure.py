@@ -17,6 +17,8 @@ from inkwash.evaluate.extractors.features import extract, load_extractor
 from inkwash.evaluate.metrics.frechet import frechet_distance
 from inkwash.evaluate.metrics.interval import Estimate
 
+SECONDS = "seconds.json"
+
 
 class Entry(NamedTuple):
     """Weights of one contestant after `minutes` core-minutes."""
@@ -36,7 +38,7 @@ def entries(folder: Path) -> list[Entry]:
             with path.open("rb") as file:
                 about = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
             found.append(Entry(name, float(about["seconds"]) / 60, int(about["images"]), path))
-    for path in sorted(folder.glob("inkwash-*/seconds.json")):
+    for path in sorted(folder.glob(f"inkwash-*/{SECONDS}")):
         card = json.loads((path.parent / "model" / "inkwash.json").read_text())["card"]
         found.append(Entry("inkwash", json.loads(path.read_text())["seconds"] / 60, card["steps"] * card["batch"], path.parent / "model"))
     return sorted(found, key=lambda entry: (entry.name, entry.minutes))
@@ -65,6 +67,29 @@ def measure(folder: Path, count: int, which: list[Entry]) -> dict[str, Any]:
     half = frechet_distance(real[count:], real[:count])
     return {"extractor": extractor, "count": count, "reference": len(apart), "sampler": f"{SAMPLER}, {SAMPLER_STEPS} steps, trailing, x0 clamped",
             "rows": rows, "real": {"fd": shown(half.unbiased), "fd_at_n": shown(half.plain)}}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    peers = [row for row in found["rows"] if row["name"] != "inkwash"]
+    best = min(peers, key=lambda row: row["fd"]["value"], default=None)
+    about = found["machine"]
+    lines = ["# Time to quality, CIFAR-10", ""]
+    for row in (row for row in found["rows"] if best and row["name"] == "inkwash"):
+        lines += [f"**inkwash after {row['core_minutes']:g} core-minutes: {row['fd']['value']:.1f}; the best peer, {best['name']} after "
+                  f"{best['core_minutes']:g}: {best['fd']['value']:.1f}** ({best['core_minutes'] / row['core_minutes']:.1f} times the time).", ""]
+    lines += ["| recipe | core-minutes | pictures seen | Frechet distance, extrapolated | at this N |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(f"| {row['name']} | {row['core_minutes']:g} | {row['images_seen']:,} | {interval(row['fd'])} | {interval(row['fd_at_n'])} |")
+    lines += [f"| other real pictures, as a floor | | | {interval(found['real']['fd'])} | {interval(found['real']['fd_at_n'])} |", ""]
+    lines += [f"- features: {found['extractor']}", f"- {found['count']} pictures of each against {found['reference']} that none has seen; {found['sampler']}",
+              f"- {about['date']}, {about['processor']}, {about['cores']} core(s), {about['threads']} thread(s); `{about['command']}`",
+              f"- {', '.join(f'{name} {version}' for name, version in about['versions'].items())}"]
+    return "\n".join([*lines, *[f"- {note}" for note in found["notes"]]]) + "\n"
+
+
+def interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def shown(estimate: Estimate) -> dict[str, float]:
