@@ -44,13 +44,14 @@ def kinds() -> dict[str, type[Any]]:
     from inkwash.guide.strength import Strength
     from inkwash.io.folder import register_networks
     from inkwash.nn.config import NetworkConfig
+    from inkwash.serve.policy import Policy
     from inkwash.train.levels import Levels
     from inkwash.train.weighting import Weighting
 
     register_networks()
     return {"samplers": inkwash.sample.Sampler, "spacings": Spacing, "schedules": Schedule, "predictions": Prediction, "guidances": Guidance,
             "adjustments": Adjustment, "strengths": Strength, "coordinates": Coordinate, "levels": Levels, "weightings": Weighting,
-            "networks": NetworkConfig}
+            "networks": NetworkConfig, "policies": Policy}
 
 
 def registry_table(kind: str) -> str:

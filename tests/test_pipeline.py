@@ -57,11 +57,12 @@ def test_S8_image_i_of_n_is_the_image_of_seed_plus_i(pipe: Pipeline) -> None:
 def test_the_self_test_says_exact_here_and_tolerance_for_a_network_that_depends_on_its_slot(tiny_model: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_model)
     assert pipe.determinism == "exact"
-    assert pipe.row_sizes[0] == pipe.micro_batch
+    shape = pipe.codec.shape(32, 32)
+    assert next(iter(pipe.call_seconds(shape, 8))) == pipe.micro_batch
     pipe.denoiser.network.register_forward_hook(lambda module, given, out: out + 1e-3 * torch.arange(len(out)).reshape(-1, 1, 1, 1))
     pipe.to("cpu")
     assert pipe.determinism == "tolerance"
-    assert pipe.row_sizes == (2,)
+    assert list(pipe.call_seconds(shape, 8)) == [2]
 
 
 def test_a_preview_of_a_network_in_training_leaves_it_in_training(tiny_model: Path) -> None:
@@ -80,7 +81,7 @@ def test_any_micro_batch_can_be_asked_for(tiny_model: Path) -> None:
     for size in (1, 3, 4, 16):
         pipe.micro_batch = size
         pipe.to("cpu")
-        assert pipe.row_sizes[0] == size
+        assert next(iter(pipe.call_seconds(pipe.codec.shape(32, 32), 8))) == size
         assert len(pipe.generate([dataclasses.replace(ASK, steps=1)] * 9, decode=False)) == 9
 
 
@@ -101,7 +102,7 @@ def test_S15_nfe_is_the_number_of_rows_that_a_hook_counts(tiny_model: Path, guid
     pipe.micro_batch = 1  # no filling up, so that every row counts
     rows = []
     pipe.denoiser.network.register_forward_hook(lambda module, given, out: rows.append(len(given[0])))
-    pipe._rows = lambda shape, pending: 1  # type: ignore[method-assign]
+    pipe.calls = lambda shape, pending: lambda count: (1,) * count  # type: ignore[method-assign]
     [image] = pipe.generate([dataclasses.replace(ASK, guidance=guidance, sampler=sampler, steps=steps)])
     assert image.nfe == sum(rows)
     if sampler != "heun":

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inkwash.codec import Codec
 from inkwash.companion import class_of
 from inkwash.cond import Cond
 from inkwash.core.level import Clean, Level
@@ -118,7 +117,7 @@ def step(pipe: Pipeline, jobs: Sequence[Job]) -> Tensor:
     def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
         names = conds[0].keys()
         x0, calls[:] = evaluate(pipe.models, x, level, [job.guidance for job in jobs],
-                                {name: Cond.cat([cond[name] for cond in conds]) for name in names}, pipe.rows(x.shape[1:], 2 * len(index)))
+                                {name: Cond.cat([cond[name] for cond in conds]) for name in names}, pipe.calls(tuple(x.shape[1:]), 2 * len(index)))
         return x0
 
     state, _, x0 = tick(denoise, [job.program for job in jobs], State.cat([job.state for job in jobs]))
@@ -145,6 +144,8 @@ def images(pipe: Pipeline, jobs: Sequence[Job], decode: bool = True) -> list[Ima
 
 
 @torch.inference_mode()
-def preview(job: Job, codec: Codec) -> Tensor | None:
+def preview(pipe: Pipeline, job: Job) -> Tensor | None:
     """The picture (3, H, W) uint8 as the last row saw it; None before the first. Costs a decoding and no network row."""
-    return None if job.x0 is None else codec.decode(Clean(job.x0.nan_to_num(0.0, 0.0, 0.0)[None]))[0].cpu()
+    if job.x0 is None:
+        return None
+    return lay_over(job.request, pipe.codec.decode(Clean(job.x0.nan_to_num(0.0, 0.0, 0.0)[None]))[0].cpu())

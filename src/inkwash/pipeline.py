@@ -1,7 +1,7 @@
 """Text to images: a denoiser, a codec and a conditioner, and the requests that run through them.
 
 `generate` is the core: each request becomes a program (sampler's table, start noise), and all programs of one image size advance
-together, one guided evaluation per row. Network calls have `micro_batch` rows, filled up when fewer are left, or a larger number that a
+together, one guided evaluation per row. Network calls have `micro_batch` rows, filled up when fewer are left, or another number that a
 self-test found to give the same bits. So an image is a function of its request alone, and its bytes are the same in any company;
 `determinism` proves that on this machine before it says "exact". `Pipeline.__call__` wraps the core in the argument names that users
 of diffusers know.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from inkwash.calls import cut
 from inkwash.codec import Codec, Latent, Pixels
 from inkwash.companion import Classifier, load_classifier, require_same_space
 from inkwash.cond import Cond
@@ -33,6 +34,7 @@ from inkwash.device import compute_dtype, parse_device
 from inkwash.edit import from_picture
 from inkwash.errors import CheckpointError, InkwashWarning, UsageError
 from inkwash.guide import CFG, Distilled, Guidance, NoGuidance
+from inkwash.guide.evaluate import Cut
 from inkwash.io.durable import new_folder
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, part_folder, part_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo, find_model
@@ -40,7 +42,7 @@ from inkwash.job import by_shape, condition, images, prepare, step
 from inkwash.output import Image, Output, deliver, seeds_for
 from inkwash.picture import Source, fit_pictures
 from inkwash.request import Request, check_guidance, check_int, sampler_and_spacing
-from inkwash.sample import Program, Progress, Sampler, prior
+from inkwash.sample import Plan, Program, Progress, Sampler, prior
 from inkwash.value import parse
 
 StepCallback = Callable[[Progress], None]
@@ -63,6 +65,7 @@ class Pipeline:
         self.companions: dict[str, str] = {}
         self.schedule = parse(info.process, Schedule)  # type: ignore[type-abstract]
         self.device = torch.device("cpu")
+        self._calls: dict[tuple[int, tuple[int, ...]], tuple[int, Mapping[int, float]]] = {}
         self._progress: dict[str, Any] = {"disable": None}     # a bar on a terminal only
 
     @classmethod
@@ -134,7 +137,7 @@ class Pipeline:
             _place(self.codec.vae, self.device, self.dtype)
         self.conditioner.to(self.device)
         self.__dict__.pop("determinism", None)
-        self.__dict__.pop("row_sizes", None)
+        self._calls = {}
         return self
 
     @cached_property
@@ -151,12 +154,18 @@ class Pipeline:
 
         return "exact" if same_bits(self) else "tolerance"
 
-    @cached_property
-    def row_sizes(self) -> tuple[int, ...]:
-        """Sizes of a network call that a self-test found to give the bits of `micro_batch`: larger ones make many images faster."""
+    def call_seconds(self, shape: tuple[int, ...], most: int) -> Mapping[int, float]:
+        """Seconds of one network call on x of `shape`, for each size up to `most` that gives a row the same bits as `micro_batch` rows do.
+
+        A self-test finds them, once for each shape.
+        """
         from inkwash.selftest import certified
 
-        return certified(self)
+        key = (self.micro_batch, shape)
+        tried, seconds = self._calls.get(key, (0, {}))
+        if tried < most:
+            self._calls[key] = most, (seconds := certified(self, shape, most))
+        return seconds
 
     @property
     def models(self) -> dict[str, Callable[[Tensor, Level, Cond], Tensor]]:
@@ -193,13 +202,17 @@ class Pipeline:
             found = CFG(scale=request.guidance, against="negative" if request.negative else "null")
         return found.bind((-1.0, 1.0) if isinstance(self.codec, Pixels) else None)
 
+    def plan(self, request: Request) -> Plan:
+        """The request's table. Raises UsageError for a sampler, spacing or size that is not known."""
+        self.info.sizes.check(request.width, request.height)
+        spacing, sampler = parse(request.spacing, Spacing), parse(request.sampler, Sampler)  # type: ignore[type-abstract]
+        path = spacing.levels(self.schedule, request.steps)
+        return sampler.plan(path if request.strength is None else path.cut(request.strength))
+
     def program(self, request: Request) -> Program:
         """The request's table and its start: noise, or its image with noise, which costs an encoding. The seed alone names the noise, so
         image i of a batch is the image of seed + i."""
-        spacing, sampler = parse(request.spacing, Spacing), parse(request.sampler, Sampler)  # type: ignore[type-abstract]
-        path = spacing.levels(self.schedule, request.steps)
-        plan = sampler.plan(path if request.strength is None else path.cut(request.strength))
-        shape = self.codec.shape(*self.info.sizes.check(request.width, request.height))
+        plan, shape = self.plan(request), self.codec.shape(request.width, request.height)
         if request.image is not None:
             return from_picture(self.codec, request, plan, self.device)
         return Program(plan, request.seed, 0, prior(plan, shape, request.seed, 0).to(self.device))
@@ -229,11 +242,13 @@ class Pipeline:
         """The condition of one prompt, or of the absence of a prompt."""
         return (self.conditioner.null(1) if text is None else self.conditioner([text])).to(self.device)
 
-    def rows(self, shape: torch.Size, pending: int) -> int:
-        """Rows of a network call: the most that `row_sizes` allows without much filling up."""
-        if pending <= self.micro_batch or tuple(shape) != self.codec.shape(*self.info.sizes.default):
-            return self.micro_batch
-        return max(size for size in self.row_sizes if size <= pending)
+    def calls(self, shape: tuple[int, ...], pending: int) -> Cut:
+        """What cuts rows into network calls: by measurement where a test of the shape pays or was made, else `micro_batch` rows each."""
+        tested = (self.micro_batch, shape) in self._calls
+        if tested or (pending > self.micro_batch and shape == self.codec.shape(*self.info.sizes.default)):
+            seconds = self.call_seconds(shape, 0 if tested else 8)
+            return lambda count: cut(count, seconds)
+        return lambda count: (self.micro_batch,) * -(-count // self.micro_batch)
 
     def __call__(self, prompt: str | Sequence[str], negative_prompt: str | None = None, num_inference_steps: int | None = None,
                  guidance_scale: float | str | Guidance | None = None, height: int | None = None, width: int | None = None,
@@ -283,7 +298,7 @@ class Pipeline:
     def _bar(self, requests: Sequence[Request]) -> Any:
         from tqdm.auto import tqdm
 
-        plans = [self.program(request).plan.rows for request in requests[:1]]
+        plans = [self.plan(request).rows for request in requests[:1]]
         return tqdm(**{"total": max(plans, default=0), "leave": False, **self._progress})
 
     def set_progress_bar_config(self, *, disable: bool | None = None, leave: bool = False, desc: str | None = None) -> None:

@@ -21,6 +21,8 @@ from inkwash.errors import UsageError
 from inkwash.guide.guidance import Branch, Guidance
 
 Denoise = Callable[[Tensor, Level, Cond], Tensor]
+Cut = Callable[[int], Sequence[int]]
+"""The sizes of the network calls for that many rows; together they hold at least as many."""
 T = TypeVar("T")
 
 
@@ -31,18 +33,18 @@ class _Row(NamedTuple):
 
 
 def evaluate(models: Mapping[str, Denoise], x: Tensor, level: Level, guidances: Sequence[Guidance], conds: Mapping[str, Cond],
-             micro_batch: int | None = None) -> tuple[Tensor, Tensor]:
+             micro_batch: int | Cut | None = None) -> tuple[Tensor, Tensor]:
     """Guided x0 (N, ...) and the network evaluations spent on each sample (N,) int64.
 
     x (N, ...); level.alpha and level.sigma (N,); one guidance per sample; conds by name, each for all N samples.
-    micro_batch: rows per network call, None for one call of whatever size. Raises UsageError `unknown_branch` when a guidance asks
-    for a model or a condition that is not there, ValueError when sizes differ.
+    micro_batch: rows per network call, or what cuts a number of rows into calls, or None for one call of whatever size.
+    Raises UsageError `unknown_branch` when a guidance asks for a model or a condition that is not there, ValueError when sizes differ.
     """
     count = x.shape[0]
     sizes = {"level": level.alpha.numel(), "guidances": len(guidances), **{f"conds[{name!r}]": cond.batch for name, cond in conds.items()}}
     if wrong := {name: size for name, size in sizes.items() if size != count}:
         raise ValueError(f"evaluate got {count} samples but {wrong}")
-    if micro_batch is not None and micro_batch < 1:
+    if isinstance(micro_batch, int) and micro_batch < 1:
         raise ValueError(f"micro_batch is {micro_batch}; expected at least 1 or None")
     if count == 0:
         return x, torch.zeros(0, dtype=torch.long)
@@ -67,15 +69,16 @@ def _by_model(plans: Sequence[tuple[Branch, ...]]) -> dict[tuple[str, bool], lis
     return grouped
 
 
-def _call(model: Denoise, x: Tensor, level: Level, rows: Sequence[_Row], conds: Mapping[str, Cond], micro_batch: int | None) -> Tensor:
-    size = micro_batch or len(rows)
-    out = []
-    for start in range(0, len(rows), size):
+def _call(model: Denoise, x: Tensor, level: Level, rows: Sequence[_Row], conds: Mapping[str, Cond], micro_batch: int | Cut | None) -> Tensor:
+    sizes = micro_batch(len(rows)) if callable(micro_batch) else [micro_batch or len(rows)] * -(-len(rows) // (micro_batch or len(rows)))
+    out, start = [], 0
+    for size in sizes:
         some = rows[start : start + size]
         padded = [row.sample for row in some] + [some[-1].sample] * (size - len(some))
         index = torch.tensor(padded)
         y = model(x[index.to(x.device)], level.take(index), _gather(some, conds).pad(size))  # (size, ...)
         out.append(y[: len(some)])
+        start += size
     return torch.cat(out)
 
 

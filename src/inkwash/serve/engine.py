@@ -124,15 +124,15 @@ class Engine:
 
     def preview(self, ticket: Ticket) -> Tensor | None:
         """The picture (3, H, W) uint8 as the ticket's last row saw it; None before the first. Costs a decoding and no network row."""
-        return preview(ticket.job, self.pipeline.codec)
+        return preview(self.pipeline, ticket.job)
 
-    def wait_sec(self, cost: int = 0, priority: int = 0) -> float:
-        """About how long a request of that cost would take from now; 0 while the speed is not yet known.
+    def wait_sec(self, cost: int = 0, *, key: str = "", deadline_sec: float | None = None, priority: int = 0) -> float:
+        """About how long a request of that cost in network rows would take from now; 0 while the speed is not yet known.
 
-        Rows of the tickets that the policy would put before it, and its own, at the measured rate; those that go first in a tick of age count
-        as one part in `patience` of the rest.
+        Rows of the tickets that the policy puts before it, and its own, at the measured rate; and one part in `patience` more for the ticks of age.
         """
-        new = (-priority, self.policy.rank(Standing(cost, math.inf, min(self._served.values(), default=0))))
+        served = self._served.get(key, min(self._served.values(), default=0))
+        new = -priority, self.policy.rank(Standing(cost, math.inf if deadline_sec is None else deadline_sec, served))
         ahead = sum(ticket.left for ticket in self._live.values() if self._rank(ticket) <= new)
         rest = self.backlog - ahead
         return self.rate.seconds(cost + ahead + min(rest, (cost + ahead) // self.patience))
@@ -193,6 +193,7 @@ class Engine:
             if ticket.job.conds is None:
                 condition(self.pipeline, [ticket.job], self._encoder(ticket.key))
                 ticket.status = "running"
+        self.pipeline.call_seconds(tuple(chosen[0].job.program.x.shape), self.rows)      # tests a new shape of x, once
         before = sum(ticket.job.nfe for ticket in chosen)
         step(self.pipeline, [ticket.job for ticket in chosen])
         spent = sum(ticket.job.nfe for ticket in chosen) - before
@@ -228,7 +229,7 @@ class Engine:
         if deadline_sec is not None:
             if not (math.isfinite(deadline_sec) and deadline_sec > 0):
                 raise UsageError("bad_deadline", f"deadline_sec must be a finite number above 0, got {deadline_sec}")
-            wait = self.wait_sec(job.left, priority)
+            wait = self.wait_sec(job.left, key=key, deadline_sec=deadline_sec, priority=priority)
             if wait > deadline_sec:
                 raise Refused("deadline_unreachable", f"this would be done in about {wait:.1f} s, after its deadline of {deadline_sec:g} s; "
                                                       "ask for fewer steps or more time, or try again later", wait - deadline_sec)

@@ -7,7 +7,6 @@ must be the same, which its hash proves, and another process goes on with the sa
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ from inkwash.job import Job, prepare
 from inkwash.picture import Picture
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
-from inkwash.sample.kernel import HISTORY, State
+from inkwash.sample import HISTORY
+from inkwash.sample.kernel import State
 
 FORMAT = 1
 
@@ -63,9 +63,9 @@ def unpack(pipe: Pipeline, data: bytes) -> Job:
     if facts["model"] != pipe.hash:
         raise CheckpointError("other_model", f"this request was suspended on the model {facts['model'][:10]}, and this one is {pipe.hash[:10]}; "
                                              "resume it on its own model, or submit the request again")
-    fields = {name: value for name, value in facts["request"].items() if name in {field.name for field in dataclasses.fields(Request)}}
-    pictures = {name.removeprefix("request."): _picture(tensor) for name, tensor in tensors.items() if name.startswith("request.")}
-    job = prepare(pipe, Request(**fields, **pictures))
+    fields = dict(facts["request"])
+    fields |= {name.removeprefix("request."): _picture(tensor) for name, tensor in tensors.items() if name.startswith("request.")}
+    job = prepare(pipe, Request(**fields))
     there = {name: tensor.to(pipe.device) for name, tensor in tensors.items()}
     job.state = State(there["x"], there["base"], tuple(there[f"h{i}"] for i in range(HISTORY)), tensors["row"])
     job.x0, job.nfe, job.seconds = there.get("x0"), facts["nfe"], facts["seconds"]
