@@ -10,7 +10,7 @@ from torch import Tensor
 from inkwash.errors import UsageError
 from inkwash.evaluate.metrics.compare import compare
 from inkwash.evaluate.metrics.frechet import distance, frechet_distance, frechet_unbiased
-from inkwash.evaluate.metrics.interval import Estimate, bootstrap, mean_interval, proportion, student_quantile, wilson
+from inkwash.evaluate.metrics.interval import Estimate, Statistic, bootstrap, mean_interval, proportion, student_quantile, wilson
 from inkwash.evaluate.metrics.kernel import kernel_statistic
 from inkwash.evaluate.metrics.moments import Moments
 from inkwash.evaluate.metrics.slices import compare_slices, holm, slice_table, slices_by_word
@@ -41,6 +41,16 @@ def test_mean_and_bootstrap_agree_on_a_mean() -> None:
     exact, drawn = mean_interval(values), bootstrap(values, torch.mean, resamples=2000)
     assert drawn.value == pytest.approx(exact.value, rel=1e-6)
     assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), rel=0.01)
+
+
+@pytest.mark.parametrize(("errors", "holds"), [(-1.0, True), (0.5, True), (1.5, True), (1.9, True), (2.1, False), (4.0, False)])
+def test_a_squared_distance_is_told_from_zero_as_a_test_of_zero_says(errors: float, holds: bool) -> None:
+    """At zero half the variance of the influences is their own noise; `errors` counts standard errors of what is left."""
+    noise = torch.randn(50, generator=rng(2)).double()
+    seen = float(noise.var()) / 50
+    found = Statistic(errors * (seen / 2) ** 0.5, noise, torch.zeros(0), surplus=seen / 2, squared=True).estimate()
+    assert found.holds(0.0) == holds
+    assert found.low <= max(found.value, 0.0) < found.high
 
 
 TRUTH = distance(torch.zeros(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64), torch.full((8,), 0.1, dtype=torch.float64),

@@ -70,13 +70,16 @@ class Statistic(NamedTuple):
 
     def estimate(self, level: float = LEVEL, note: str = "") -> Estimate:
         """value +- z error. For a squared distance v the interval is even in sqrt(v), as the noise is: both ends move up by
-        z^2 V / (4 v), V the variance of the influences; it begins at zero or above, and a value below zero has the upper end of zero."""
-        width = normal_quantile(level) * self.error
+        z^2 V / (4 v), V the variance of the influences, and a value below zero has the upper end of zero. It begins at zero while v is within z
+        errors of a zero truth, whose variance is the surplus, or V / 4 where that is more: at zero influences are noise, and would move it away."""
+        z, width = normal_quantile(level), normal_quantile(level) * self.error
         if not self.squared:
             return Estimate(self.value, self.value - width, self.value + width, self.num, level, note)
         seen = spread(self.fake) + spread(self.real)
-        shift = min(normal_quantile(level) ** 2 * seen / (4 * self.value), width / 2) if self.value > 0 else 0.0
-        return Estimate(self.value, max(self.value - width + shift, 0.0), max(self.value, 0.0) + width + shift, self.num, level, note)
+        shift = min(z**2 * seen / (4 * self.value), width / 2) if self.value > 0 else 0.0
+        apart = self.value > z * math.sqrt(max(self.surplus, seen / 4))
+        low = max(self.value - width + shift, 0.0) if apart else 0.0
+        return Estimate(self.value, low, max(self.value, 0.0) + width + shift, self.num, level, note)
 
 
 def spread(influence: Tensor) -> float:
