@@ -24,7 +24,7 @@ from inkwash.errors import UsageError
 from inkwash.guide import ClassifierGuidance, Guidance, evaluate
 from inkwash.output import Image, notes
 from inkwash.request import Request
-from inkwash.sample import Program, Result, begin, tick
+from inkwash.sample import Plan, Program, Result, begin, tick
 from inkwash.sample.kernel import State
 
 if TYPE_CHECKING:
@@ -63,12 +63,9 @@ class Job:
         return sum(self.rows[self.row :])
 
 
-@torch.inference_mode()
-def prepare(pipe: Pipeline, request: Request) -> Job:
-    """The request's job before its first row. Raises UsageError for whatever the model cannot do; the model computes nothing, but for the code of the
-    image of a request that has one."""
-    program, guidance = pipe.program(request), pipe.guidance(request)
-    levels = Level(program.plan.alpha[:-1], program.plan.sigma[:-1])
+def survey(pipe: Pipeline, request: Request, plan: Plan) -> tuple[Guidance, tuple[int, ...]]:
+    """The request's guidance, and the network rows that each row of its plan costs. Raises UsageError for what the model cannot do."""
+    guidance, levels = pipe.guidance(request), Level(plan.alpha[:-1], plan.sigma[:-1])
     branches = [guidance.branches(lam) for lam in levels.lam.tolist()]
     conditions = ("cond", "negative", "null", *(("label",) if pipe.classifier is not None else ()))
     for branch in {branch for row in branches for branch in row}:
@@ -79,7 +76,15 @@ def prepare(pipe: Pipeline, request: Request) -> Job:
     judge = pipe.classifier
     if judge is not None and isinstance(guidance, ClassifierGuidance) and class_of(request.prompt, judge.classes) is None:
         raise UsageError("no_class", f"the prompt {request.prompt[:60]!r} must name exactly one class of the classifier: {', '.join(judge.classes)}")
-    return Job(request, program, guidance, tuple(map(len, branches)), begin([program]))
+    return guidance, tuple(map(len, branches))
+
+
+@torch.inference_mode()
+def prepare(pipe: Pipeline, request: Request) -> Job:
+    """The request's job before its first row. Raises UsageError for what the model cannot do. Only an image to start from is computed on."""
+    program = pipe.program(request)
+    guidance, rows = survey(pipe, request, program.plan)
+    return Job(request, program, guidance, rows, begin([program]))
 
 
 def by_shape(jobs: Iterable[Job]) -> list[list[Job]]:

@@ -62,7 +62,7 @@ def certified(pipeline: Pipeline, shape: tuple[int, ...], most: int) -> dict[int
     """
     size = pipeline.micro_batch
     count = max(size, most) // size * size
-    conds = pipeline.conditioner([PROMPTS[i % len(PROMPTS)] for i in range(count)]).to(pipeline.device)
+    conds = pipeline.conditioner(PROMPTS).to(pipeline.device).take([i % len(PROMPTS) for i in range(count)])
     x, level = _samples(pipeline, count, shape)
 
     def answer(size: int) -> tuple[Tensor, float]:

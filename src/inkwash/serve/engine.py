@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inkwash.cond import Cond
 from inkwash.errors import UsageError
-from inkwash.job import Job, condition, images, prepare, preview, step
+from inkwash.job import Job, condition, images, prepare, preview, step, survey
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request, check_int
 from inkwash.serve.admission import Rate, Refused
@@ -79,7 +79,7 @@ class Engine:
 
     def cost(self, request: Request) -> int:
         """What the request costs in network rows, exactly: the number that its image will report as nfe. Raises what `submit` raises for it."""
-        return prepare(self.pipeline, request).left
+        return sum(survey(self.pipeline, request, self.pipeline.plan(request))[1])
 
     def submit(self, request: Request, *, key: str = "", deadline_sec: float | None = None, priority: int = 0) -> Ticket:
         """Takes a request in. Nothing runs before the next tick, but everything about it is checked.
