@@ -1,6 +1,6 @@
 """Samples of every contestant by one sampler: each network is wrapped as a Denoiser with the schedule that it was trained on.
 
-All see the same numbers of pictures and steps, the same start noise by number, and an x0 that is clamped to -1..1, as both peers' own samplers do.
+The network of diffusers is sampled in our fast form of it, which has the same weights and other roundings. All see the same numbers of pictures and steps, the same start noise by number, and an x0 that is clamped to -1..1, as both peers' own samplers do.
 Pictures are kept in parts, so that a stop loses little.
 """
 
@@ -22,12 +22,15 @@ from inkwash.core.prediction import Eps, Prediction, V
 from inkwash.core.schedule import Linear, Schedule, Tabulated
 from inkwash.core.spacing import Trailing
 from inkwash.denoiser import Denoiser
+from inkwash.nn import UNet2DConfig
+from inkwash.nn.unet2d_fast import FastUNet2D
 from inkwash.pipeline import Pipeline
 from inkwash.sample import Program, Sampler, prior, run
 from inkwash.train.memory import keep
 from inkwash.value import parse
 
-SAMPLER, SAMPLER_STEPS, PART = "dpmpp_2m", 12, 100
+SAMPLER, SAMPLER_STEPS = "dpmpp_2m", 12
+PART, BATCH = 100, 50
 SHAPE = (3, 32, 32)
 
 
@@ -39,8 +42,7 @@ class Theirs(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        found = self.network(x, noise)
-        return found if isinstance(found, Tensor) else found.sample  # type: ignore[no-any-return]
+        return self.network(x, noise)  # type: ignore[no-any-return]
 
 
 def denoiser(name: str, weights: Path) -> tuple[Denoiser, Schedule]:
@@ -48,16 +50,16 @@ def denoiser(name: str, weights: Path) -> tuple[Denoiser, Schedule]:
     if name == "inkwash":
         pipe = Pipeline.from_pretrained(weights)
         return pipe.denoiser, pipe.schedule
-    network = RECIPES[name]().network
-    network.load_state_dict(load_file(weights))
-    schedule, prediction = linear() if name == "diffusers" else sigmoid()
-    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Denoiser(Theirs(network), prediction, coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule
-
-
-def linear() -> tuple[Schedule, Prediction]:
-    """What diffusers' example trains."""
-    return Linear(), Eps()
+    network: nn.Module
+    if name == "diffusers":
+        same = parse(peers.CIFAR10, UNet2DConfig).build()
+        same.load_state_dict(load_file(weights))
+        network, schedule, prediction = FastUNet2D(same), Linear(), Eps()
+    else:
+        network = RECIPES[name]().network
+        network.load_state_dict(load_file(weights))
+        network, (schedule, prediction) = Theirs(network.to(memory_format=torch.channels_last)), sigmoid()  # type: ignore[call-overload]
+    return Denoiser(network.eval(), prediction, coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule
 
 
 def sigmoid() -> tuple[Schedule, Prediction]:
@@ -77,7 +79,8 @@ def pictures(name: str, weights: Path, count: int, folder: Path) -> Tensor:
         if not path.exists():
             model = model or denoiser(name, weights)
             beside = path.with_suffix(".part")
-            save_file({"pictures": part(*model, range(first, min(first + PART, count)))}, beside)
+            numbers = range(first, min(first + PART, count))
+            save_file({"pictures": torch.cat([part(*model, numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)])}, beside)
             beside.replace(path)
         parts.append(load_file(path)["pictures"])
     return torch.cat(parts)
