@@ -82,7 +82,8 @@ def page(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         lines.append(f"| {row['name']} | {row['core_minutes']:g} | {row['images_seen']:,} | {interval(row['fd'])} | {interval(row['fd_at_n'])} |")
     lines += [f"| other real pictures, as a floor | | | {interval(found['real']['fd'])} | {interval(found['real']['fd_at_n'])} |", ""]
-    lines += [f"- features: {found['extractor']}", f"- {found['count']} pictures of each against {found['reference']} that none has seen; {found['sampler']}",
+    lines += [f"- features: {found['extractor']}",
+              f"- {found['count']} pictures of each against {found['reference']} that none has seen; {found['sampler']}",
               f"- {about['date']}, {about['processor']}, {about['cores']} core(s), {about['threads']} thread(s); `{about['command']}`",
               f"- {', '.join(f'{name} {version}' for name, version in about['versions'].items())}"]
     return "\n".join([*lines, *[f"- {note}" for note in found["notes"]]]) + "\n"

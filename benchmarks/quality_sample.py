@@ -1,7 +1,8 @@
 """Samples of every contestant by one sampler: each network is wrapped as a Denoiser with the schedule that it was trained on.
 
-The network of diffusers is sampled in our fast form of it, which has the same weights and other roundings. All see the same numbers of pictures and steps, the same start noise by number, and an x0 that is clamped to -1..1, as both peers' own samplers do.
-Pictures are kept in parts, so that a stop loses little.
+The network of diffusers is sampled in our fast form of it, which has the same weights and other roundings. All see the same numbers of pictures and
+steps, the same start noise by number, and an x0 that is clamped to -1..1, as both peers' own samplers do. Pictures are kept in parts, so that a stop
+loses little.
 """
 
 from __future__ import annotations
