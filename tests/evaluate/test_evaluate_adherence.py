@@ -35,9 +35,9 @@ def test_scenes_that_the_rules_cannot_judge_are_left_out(caption: str) -> None:
 
 
 def test_captions_of_scenes_are_read_back() -> None:
-    """Every judged caption of 2000 scenes says what was drawn; some say less, since a number of alike groups may be left open."""
+    """Every judged caption of 600 scenes says what was drawn; some say less, since a number of alike groups may be left open."""
     read_back = 0
-    for number in range(2000):
+    for number in range(600):
         picture = draw(5, number, 32, pixels=False)
         scene = scene_of(picture.caption)
         if scene is None:
@@ -52,7 +52,7 @@ def test_captions_of_scenes_are_read_back() -> None:
         if isinstance(relation, dict):
             assert scene["relation"]["relation"] == relation["relation"], picture.caption
             assert scene["objects"][0]["color"] == drawn[relation["subject"]]["color"], picture.caption
-    assert read_back > 100
+    assert read_back > 30
 
 
 def test_the_share_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
