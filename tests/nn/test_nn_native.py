@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from inkwash.nn import native
 from inkwash.nn.attention import SpatialAttention, attend
-from inkwash.nn.native import attention, groups, inference, pixel_norm, weights
+from inkwash.nn.layers import Up
+from inkwash.nn.native import attention, groups, inference, pixel_norm, pointwise, weights
 from inkwash.nn.native.layout import nhwc
 from inkwash.nn.unet import ResBlock
 from inkwash.nn.unet2d_blocks import ResnetBlock, Upsample, normed
@@ -82,6 +83,25 @@ def test_gradient_of_weights(shape: tuple[int, ...], out: int, taps: int) -> Non
     assert error(weights.bias_grad(dy), dy.float().sum((0, 2, 3))) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(2, 16, 4, 6), (1, 5, 3, 7)])
+def test_silu(shape: tuple[int, ...]) -> None:
+    x, dy = image(*shape) * 3, image(*shape)
+    xf = x.float().requires_grad_()
+    y = F.silu(xf)
+    y.backward(dy.float())
+    assert xf.grad is not None
+    assert error(pointwise.silu(x), y) < 0.003
+    assert error(pointwise.silu_back(dy, x), xf.grad) < 0.003
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 3, 5), (3, 192, 4, 4), (2, 12, 3, 2)])
+def test_pixels_are_shuffled_as_torch_does(shape: tuple[int, ...]) -> None:
+    x = image(*shape)
+    y = pointwise.shuffle(x)
+    assert torch.equal(y, F.pixel_shuffle(x, 2))
+    assert torch.equal(pointwise.unshuffle(y), x)
+
+
 @pytest.mark.parametrize("rows", [96, 50])
 def test_gradient_of_a_linear_map(rows: int) -> None:
     x, dy = torch.randn(rows, 32).bfloat16(), torch.randn(rows, 48).bfloat16()
@@ -120,7 +140,8 @@ def modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
             "self": (SpatialAttention(32, 2), (x,)), "text": (SpatialAttention(32, 2, 24), (x, tokens, mask)),
             "group": (ResnetBlock(32, 32, 16, 8, 1e-5), (x, torch.randn(4, 16))),
             "group wider": (ResnetBlock(32, 48, 16, 8, 1e-5), (x, torch.randn(4, 16))),
-            "group alone": (ResnetBlock(32, 40, 0, 4, 1e-6), (x,)), "norm": (Normed(32), (x,)), "up": (Upsample(32), (x,))}
+            "group alone": (ResnetBlock(32, 40, 0, 4, 1e-6), (x,)), "norm": (Normed(32), (x,)), "up": (Upsample(32), (x,)),
+            "enlarge": (Up(32, 48), (x,))}
 
 
 class Normed(nn.Module):
@@ -189,7 +210,7 @@ def results(samples: slice) -> dict[str, Tensor]:
     layer = nn.GroupNorm(6, 48).bfloat16().requires_grad_(False)
     found = {"norm": pixel_norm.norm(x, film, True), "group": groups.norm(x, add, affine, True), "attention": attention.forward(q, kv, None, 3),
              "inference attention": inference.attention(q, *kv.chunk(2, dim=-1), 3), "inference group": inference.group_norm(x, layer, True, add),
-             "geglu": inference.geglu(kv)}
+             "geglu": inference.geglu(kv), "silu": pointwise.silu(x), "silu dx": pointwise.silu_back(dy, x), "unshuffle": pointwise.unshuffle(x)}
     found["norm dx"], dfilm = pixel_norm.norm_back(dy, x, film, True)
     assert dfilm is not None
     group = groups.norm_back(dy, x, add, affine, True)

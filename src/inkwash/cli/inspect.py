@@ -40,6 +40,7 @@ def describe(folder: Path, info: ModelInfo) -> dict[str, Any]:
     """Everything about a model. Loads it, since determinism is a matter of trying."""
     pipeline = load(folder, "cpu")
     from inkwash.core.prediction import Prediction
+    from inkwash.nn import native
     from inkwash.value import parse
 
     schedule, prediction = pipeline.schedule, parse(info.prediction, Prediction)  # type: ignore[type-abstract]
@@ -52,7 +53,7 @@ def describe(folder: Path, info: ModelInfo) -> dict[str, Any]:
         "codec": {"kind": info.codec, "factor": info.factor, "channels": info.channels, "mean": list(info.mean), "std": list(info.std)},
         "savings": savings(*info.sizes.default, info.channels, info.factor), "flops": flops(pipeline),
         "conditioning": info.conditioning, "length": info.length, "sizes": str(info.sizes), "defaults": dict(info.defaults.__dict__),
-        "compute_dtype": str(pipeline.dtype).removeprefix("torch."), "determinism": pipeline.determinism,
+        "compute_dtype": str(pipeline.dtype).removeprefix("torch."), "determinism": pipeline.determinism, "native": native.status(),
         "vocabulary": info.vocabulary, "card": info.card,
     }
 
@@ -124,7 +125,8 @@ def text_of(found: dict[str, Any], words: int) -> str:
     lines += [f"conditioning   {found['conditioning']}" + (f", {found['length']} tokens" if found["length"] else ""),
               f"sizes          {found['sizes']}",
               f"defaults       {', '.join(f'{key} {value}' for key, value in default.items())}",
-              f"determinism    {found['determinism']} on this machine, computing in {found['compute_dtype']}"]
+              f"determinism    {found['determinism']} on this machine, computing in {found['compute_dtype']}",
+              f"native kernels {found['native']}"]
     vocabulary = found["vocabulary"]
     if vocabulary:
         shown = list(vocabulary.items())[: max(0, words)]

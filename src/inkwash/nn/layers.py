@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkwash.nn import native
+
 LayerModule = TypeVar("LayerModule", bound=nn.Conv2d | nn.Linear)
 
 
@@ -73,4 +75,4 @@ class Up(nn.Module):
                 parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), 2)                                         # (B, D, 2H, 2W)
+        return native.enlarge(x, self.conv) if native.ready(x) else F.pixel_shuffle(self.conv(x), 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,13 @@ import torch
 
 from inkwash.data.heldout import hold_out
 from inkwash.data.source import open_source
-from inkwash.errors import BusyError, UsageError
+from inkwash.errors import BusyError, InkwashWarning, UsageError
 from inkwash.io.durable import new_folder, write_text
+from inkwash.nn import native
 from inkwash.train import checkpoint
 from inkwash.train.config import RunConfig, add_kind, validate
 from inkwash.train.distributed import Group
-from inkwash.train.log import Log
+from inkwash.train.log import Log, read_log
 from inkwash.train.loop import Result, fit
 from inkwash.train.optim import lr_factor
 from inkwash.train.setting import Preview, Setting, can_compile
@@ -131,6 +133,8 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
             write_text(out / CONFIG, json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
         log = Log(out, trainer.step, config.steps, quiet=group.rank != 0)
         try:
+            if trainer.bf16 and group.device.type == "cpu" and group.rank == 0:
+                _tell_kernels(log, trainer.step, say)
             result = fit(trainer, out, log, command)
             if not result.stopped:
                 export(trainer, setting)
@@ -142,6 +146,18 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
             log.close()
     finally:
         task.close()
+
+
+def _tell_kernels(log: Log, step: int, say: Callable[[str], None]) -> None:
+    """One line on whether the native kernels are used; a warning where a run goes on in another way than it began, since its bits will differ."""
+    used = native.usable()
+    before = [event["used"] for event in read_log(log.run) if event["event"] == "native"]
+    if before and before[-1] != used:
+        was, now = ("used" if one else "not used" for one in (before[-1], used))
+        warnings.warn(f"up to step {step} the native kernels were {was}, from here they are {now}; "
+                      "the run goes on, but not with the bits of an uninterrupted one", InkwashWarning, stacklevel=2)
+    log.event("native", step, {"used": used, "status": native.status()})
+    say(f"native kernels: {native.status()}")
 
 
 def export(trainer: Trainer, setting: Setting) -> None:

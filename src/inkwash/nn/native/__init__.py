@@ -2,7 +2,7 @@
 
 Two things keep torch's own operators from the speed of the machine when a small network is trained in bfloat16: chains of elementwise
 operators, each of which walks memory again, and gradients of weights, whose matrix products have both sides transposed. `ready` says
-whether `block`, `local`, `read`, `attend`, `group_block`, `group_norm` and `conv` may take the place of torch's operators: in training on
+whether `block`, `local`, `enlarge`, `read`, `attend`, `group_block`, `group_norm` and `conv` may take the place of torch's operators: in training on
 the CPU under bfloat16 autocast, where the library works. Otherwise torch alone computes, and `status` says why. The modules of inference
 stand apart, since they are asked for by name.
 
@@ -21,11 +21,11 @@ from torch import Tensor
 from inkwash.errors import InkwashWarning
 from inkwash.nn.native import build, check
 from inkwash.nn.native.attention import attend
-from inkwash.nn.native.blocks import block, local
+from inkwash.nn.native.blocks import block, enlarge, local
 from inkwash.nn.native.group_blocks import conv, group_block, group_norm
 from inkwash.nn.native.spatial import read
 
-__all__ = ["attend", "block", "conv", "group_block", "group_norm", "local", "read", "ready", "status", "usable"]
+__all__ = ["attend", "block", "conv", "enlarge", "group_block", "group_norm", "local", "read", "ready", "status", "usable"]
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from inkwash.nn.native.layout import BF16, nhwc
 from inkwash.nn.native.pixel_norm import norm, norm_back
-from inkwash.nn.native.weights import conv_back
+from inkwash.nn.native.pointwise import shuffle, silu, silu_back, unshuffle
+from inkwash.nn.native.weights import conv_add, conv_back
 
 
 class Block(torch.autograd.Function):
@@ -31,12 +32,11 @@ class Block(torch.autograd.Function):
         a = norm(x, None, True)
         h = F.conv2d(a, w_in, b_in.to(BF16), padding=1)
         c = norm(h, film, True)
-        y = F.conv2d(c, w_out, b_out.to(BF16), padding=1)
-        if w_skip is None or b_skip is None:
-            y += x
-        else:
+        skip = x
+        if w_skip is not None and b_skip is not None:
             w_skip = w_skip.to(BF16)
-            y += F.conv2d(x, w_skip, b_skip.to(BF16))
+            skip = F.conv2d(x, w_skip, b_skip.to(BF16))
+        y = conv_add(c, w_out, b_out, skip)
         ctx.save_for_backward(x, film, a, h, c, w_in, w_out, w_skip)
         return y
 
@@ -63,9 +63,8 @@ class Local(torch.autograd.Function):
         w_in, w_out = w_in.to(BF16), w_out.to(BF16)
         a = norm(x, None, False)
         h = F.conv2d(a, w_in, b_in.to(BF16), padding=1)
-        c = F.silu(h)
-        y = F.conv2d(c, w_out, b_out.to(BF16), padding=1)
-        y += x
+        c = silu(h)
+        y = conv_add(c, w_out, b_out, x)
         ctx.save_for_backward(x, a, h, c, w_in, w_out)
         return y
 
@@ -75,10 +74,32 @@ class Local(torch.autograd.Function):
         x, a, h, c, w_in, w_out = ctx.saved_tensors
         dy = nhwc(grads[0])
         dc, dw_out, db_out = conv_back(dy, c, w_out)
-        da, dw_in, db_in = conv_back(torch.ops.aten.silu_backward(dc, h), a, w_in)
+        assert dc is not None
+        da, dw_in, db_in = conv_back(silu_back(dc, h), a, w_in)
         assert da is not None
         dx, _ = norm_back(da, x, None, False, dy)
         return dx, dw_in, db_in, dw_out, db_out
+
+
+class Enlarge(torch.autograd.Function):
+    """A linear map to 4 D channels, which become 2 x 2 pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight = weight.to(BF16)
+        ctx.save_for_backward(x, weight)
+        return shuffle(F.conv2d(x, weight, bias.to(BF16)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        return conv_back(unshuffle(nhwc(grads[0])), x, weight, ctx.needs_input_grad[0])
+
+
+def enlarge(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """(B, C, H, W) -> (B, D, 2 H, 2 W) by a 1 x 1 convolution to 4 D channels, sub-pixels innermost."""
+    return Enlarge.apply(nhwc(x), layer.weight, layer.bias)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def local(x: Tensor, conv_in: nn.Conv2d, conv_out: nn.Conv2d) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from inkwash.nn.native import attention, groups, inference, pixel_norm, weights
+from inkwash.nn.native import attention, groups, inference, pixel_norm, pointwise, weights
 from inkwash.nn.native.layout import BF16, nhwc
 
 TOLERANCE = 0.01
@@ -70,7 +70,17 @@ def _gate() -> tuple[Tensor, Tensor]:
     return inference.geglu(x), value * F.gelu(gate)
 
 
+def _silu() -> tuple[Tensor, Tensor]:
+    x = _image()
+    return pointwise.silu(x), F.silu(x.float())
+
+
+def _shuffle() -> tuple[Tensor, Tensor]:
+    x = nhwc(_random(2, 64, 3, 5))
+    return pointwise.shuffle(x), F.pixel_shuffle(x.float(), 2)
+
+
 EXAMPLES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
     "the norm of pixels": _pixel_norm, "group norm": _group_norm, "the gradient of weights": _weights, "attention": _attention,
-    "long attention": _long_attention, "the gated GELU": _gate,
+    "long attention": _long_attention, "the gated GELU": _gate, "SiLU": _silu, "the shuffling of pixels": _shuffle,
 }

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from inkwash.nn.native.groups import Affine, norm, norm_back
 from inkwash.nn.native.layout import BF16, nhwc
-from inkwash.nn.native.weights import conv_back
+from inkwash.nn.native.weights import conv_add, conv_back
 
 
 def _affine(gain: Tensor, bias: Tensor, kind: tuple[int, float]) -> Affine:
@@ -34,12 +34,11 @@ class GroupBlock(torch.autograd.Function):
         a = norm(x, None, _affine(gain1, bias1, kind1), True)
         h = F.conv2d(a, w1, b1.to(BF16), padding=1)
         c = norm(h, add, _affine(gain2, bias2, kind2), True)
-        y = F.conv2d(c, w2, b2.to(BF16), padding=1)
-        if w is None or b is None:
-            y += x
-        else:
+        skip = x
+        if w is not None and b is not None:
             w = w.to(BF16)
-            y += F.conv2d(x, w, b.to(BF16))
+            skip = F.conv2d(x, w, b.to(BF16))
+        y = conv_add(c, w2, b2, skip)
         ctx.kinds = kind1, kind2
         ctx.save_for_backward(x, add, a, h, c, gain1, bias1, gain2, bias2, w1, w2, w)
         return y

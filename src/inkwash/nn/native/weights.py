@@ -1,4 +1,4 @@
-"""Gradients of weights and biases, float32, from bfloat16 images.
+"""Gradients of weights and biases, float32, from bfloat16 images; and a convolution that adds.
 
     dW[o, i, a, b] = sum over samples and pixels p of dy[o, p] x[i, p + (a, b) - centre]
 
@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 
 from inkwash.nn.native.build import Function
-from inkwash.nn.native.layout import require_nhwc, rows_of
+from inkwash.nn.native.layout import BF16, require_nhwc, rows_of
 
 _colsum, _wgrad = Function("colsum", "PPLLL"), Function("wgrad", "PPPLLLLLLLL")
+
+
+def conv_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
+    """A 3 x 3 convolution that keeps height and width, plus `other`, which is added before the sum is rounded; weight in bfloat16."""
+    sides = [1, 1]
+    out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, bias.to(BF16), sides, sides, sides, 1, "add", 1.0, None, [], None)
+    return out
 
 
 def conv_back(dy: Tensor, x: Tensor, weight: Tensor, needs_x: bool = True) -> tuple[Tensor | None, Tensor, Tensor]:
