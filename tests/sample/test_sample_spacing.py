@@ -152,6 +152,7 @@ def test_K2_the_start_is_a_continuous_function_of_strength(gauge: Gauge) -> None
     steps = [b - a for a, b in pairwise(starts)]
     whole = [math.atan2(point.sigma, point.alpha) for point in path.points]
     assert 0 < min(steps) <= max(steps) < 1.01 / 20 * max(a - b for a, b in pairwise(whole))
+    assert 0 < path.cut(1e-300).points[0].sigma < 1e-6
     assert starts[0] == pytest.approx(whole[-2] / 20)
 
 

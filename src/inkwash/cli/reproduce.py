@@ -104,8 +104,9 @@ def read_request(file: Path, stored: dict[str, Any], image: str | None = None, m
         request = Request(**{key: value for key, value in raw.items() if key not in (*names, "strength")})
         source, paint, _ = fit_pictures(image, mask, request.width, request.height)
         for name, found in (("image", source), ("mask", paint)):
-            if found is not None and (not isinstance(names[name], dict) or found.sha256 != names[name].get("sha256")):
-                raise DataError("image_differs", f'"{file}" was made with the {name} {_said(names[name])}, the one given has '
+            said = names[name]
+            if found is not None and not (isinstance(said, dict) and said.get("sha256") == found.sha256):
+                raise DataError("image_differs", f'"{file}" was made with the {name} {_said(said)}, the one given has '
                                                  f"{found.sha256[:16]} at {found.size}; give the right one by --{name}")
         return dataclasses.replace(request, image=source, mask=paint, strength=raw.get("strength"))
     except DataError:

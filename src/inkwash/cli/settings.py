@@ -83,7 +83,7 @@ def load(folder: Path, device: str, weak: str | None = None, classifier: str | N
 
 def produce(pipeline: Pipeline, requests: list[Request], quiet: bool) -> Iterator[Image]:
     """The images in order, as they are finished, AT_ONCE at a time; every request is checked before the first one runs."""
-    rows_of = {kind: pipeline.program(kind).plan.rows for kind in {dataclasses.replace(request, seed=0) for request in requests}}
+    rows_of = {kind: pipeline.plan(kind).rows for kind in {dataclasses.replace(request, seed=0) for request in requests}}
     for kind in rows_of:
         pipeline.guidance(kind)
     groups = [requests[start : start + AT_ONCE] for start in range(0, len(requests), AT_ONCE)]

@@ -86,9 +86,9 @@ class Path(NamedTuple):
             raise UsageError("bad_strength", f"strength is {strength:g}; give a number above 0 (nothing changes) up to 1 (nothing is kept)")
         left = strength * self.steps
         path = self.last(max(1, round(left)))
-        if abs(left - round(left)) < 1e-9:
+        if left > 0.5 and abs(left - round(left)) < 1e-9:
             return path
-        place = self.steps - left                          # counted in steps from the noisy end
+        place = self.steps - max(left, 1e-9)               # counted in steps from the noisy end
         angle = torch.atan2(self.levels.sigma, self.levels.alpha)[int(place):int(place) + 2]
         lam = -torch.log(torch.tan(torch.lerp(angle[0], angle[1], place % 1)))
         return Path(self.gauge, Level(*(torch.cat([first[None], rest[1:]]) for first, rest in zip(self.gauge.split(lam), path.levels, strict=True))))
