@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 
+START_SEC = 900.0                                          # longer than any test may take: a busy machine is no failure
 COMMAND = str(Path(sys.executable).with_name("inkwash"))
 
 
@@ -28,7 +29,7 @@ class Running:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen([COMMAND, "serve", *words, "--port", "0"], cwd=work, env=env, stdout=out, stderr=err)
-        wait(lambda: self.out.stat().st_size or self.process.poll() is not None, 60)
+        wait(lambda: self.out.stat().st_size or self.process.poll() is not None, START_SEC)
         assert self.process.poll() is None, self.err.read_text()
         self.url = self.out.read_text().split()[-1].replace("0.0.0.0", "127.0.0.1")
         self.headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -38,7 +39,11 @@ class Running:
         return [json.loads(line) for line in self.err.read_text().splitlines() if line.startswith("{")]
 
     def ready(self) -> Running:
-        wait(lambda: httpx2.get(f"{self.url}/readyz", headers=self.headers).status_code == 200 or self.process.poll() is not None, 120)
+        def told() -> bool:
+            ended = self.process.poll() is not None
+            return ended or httpx2.get(f"{self.url}/readyz", headers=self.headers, timeout=60).status_code == 200
+
+        wait(told, START_SEC)
         assert self.process.poll() is None, self.err.read_text()
         return self
 
@@ -68,7 +73,7 @@ def wait(true: Any, limit_sec: float) -> None:
 
 def meter(url: str, name: str, **labels: str) -> float:
     """A value from /metrics, 0 where there is none yet."""
-    for line in httpx2.get(f"{url}/metrics").text.splitlines():
+    for line in httpx2.get(f"{url}/metrics", timeout=60).text.splitlines():
         if line.startswith((f"{name} ", f"{name}{{")) and all(f'{key}="{value}"' in line for key, value in labels.items()):
             return float(line.split()[-1])
     return 0.0

@@ -20,6 +20,7 @@ from inkwash.serve.admission import Rate
 from inkwash.serve.http.admission import require_in_time, require_room
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.keys import Keys, new_key, presented
+from inkwash.serve.http.server import HEAD_SEC
 from inkwash.serve.http.settings import is_loopback, load_settings
 from inkwash.serve.http.strict import read_object
 
@@ -37,14 +38,15 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, key: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """With keys, on all addresses; asked by its loopback address."""
-    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--db", "", "--host", "0.0.0.0", "--keys", str(key[0]), "--allow-origin",
+    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--host", "0.0.0.0", "--keys", str(key[0]), "--allow-origin",
                  "https://studio.example.org", "--allow-host", "images.example.org", key=key[1]) as found:
         yield found
 
 
 def ask(server: Running, key: str | None, method: str = "GET", path: str = "/v1/models", **headers: str) -> httpx2.Response:
     known = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx2.request(method, f"{server.url}{path}", headers={**known, **{name.replace("_", "-"): value for name, value in headers.items()}})
+    asked = {**known, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return httpx2.request(method, f"{server.url}{path}", headers=asked, timeout=250)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -57,9 +59,9 @@ def test_no_path_answers_without_a_key(server: Running, path: str) -> None:
 
 def test_all_that_is_wrong_about_a_key_looks_the_same(server: Running, key: tuple[Path, str]) -> None:
     wrong = [{}, {"authorization": "Bearer ink-wrong"}, {"authorization": f"Bearer {key[1]}x"}, {"authorization": key[1]},
-             {"authorization": "Basic !!"}, {"authorization": "Bearer "}, {"x-api-key": key[1]}]
-    answers = [httpx2.get(f"{server.url}/v1/models", headers=headers) for headers in wrong]
-    answers += [httpx2.get(f"{server.url}/v1/models?api_key={key[1]}&key={key[1]}")]
+             {"authorization": "Basic !!"}, {"authorization": "Bearer"}, {"x-api-key": key[1]}]
+    answers = [httpx2.get(f"{server.url}/v1/models", headers=headers, timeout=250) for headers in wrong]
+    answers += [httpx2.get(f"{server.url}/v1/models?api_key={key[1]}&key={key[1]}", timeout=250)]
     assert {found.status_code for found in answers} == {401}
     assert len({found.content for found in answers}) == 1
 
@@ -140,15 +142,21 @@ def test_a_huge_body_is_refused_before_it_is_read(server: Running, key: tuple[Pa
 
 def test_broken_http_is_refused(server: Running, key: tuple[Path, str]) -> None:
     assert b" 400 " in raw(server, "NONSENSE\n\n").splitlines()[0]
-    assert b" 400 " in raw(server, f"GET / HTTP/1.1\nHost: 127.0.0.1\nX: {'a' * 100_000}\n\n").splitlines()[0]
+    assert b" 400 " in raw(server, f"GET / HTTP/1.1\nHost: 127.0.0.1\nX: {'a' * 1_000_000}\n\n").splitlines()[0]
     twice = f"GET /v1/models HTTP/1.1\nHost: 127.0.0.1\nHost: evil.example\nAuthorization: Bearer {key[1]}\nConnection: close\n\n"
     assert raw(server, twice).splitlines()[0].split()[1] in (b"400", b"403")
     assert ask(server, key[1]).status_code == 200
 
 
+def test_a_client_that_never_finishes_its_headers_is_left(server: Running) -> None:
+    began = time.monotonic()
+    assert raw(server, "GET /livez HTTP/1.1\nHost: 127.0.0.1\n") == b""
+    assert HEAD_SEC - 1 < time.monotonic() - began < HEAD_SEC + 10
+
+
 def test_logs_have_ids_and_no_prompts(server: Running, key: tuple[Path, str]) -> None:
     found = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "a secret wish", "steps": 1},
-                        headers={"authorization": f"Bearer {key[1]}"})
+                        headers={"authorization": f"Bearer {key[1]}"}, timeout=250)
     assert found.status_code == 200
     [line] = [line for line in server.log if line.get("id") == found.headers["x-request-id"]]
     assert (line["route"], line["status"], line["owner"]) == ("/v1/images/generations", 200, "alice")
@@ -169,7 +177,7 @@ def test_what_cannot_start_says_why(tmp_path: Path, words: list[str], code: int,
 
 def test_two_servers_do_not_share_a_port(server: Running, tiny_model: Path, tmp_path: Path) -> None:
     port = server.url.rsplit(":", 1)[1]
-    words = [COMMAND, "serve", str(tiny_model), "--db", "", "--port", port]
+    words = [COMMAND, "serve", str(tiny_model), "--port", port]
     found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert (found.returncode, "error[port_in_use]" in found.stderr) == (9, True)
 

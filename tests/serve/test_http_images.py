@@ -28,13 +28,13 @@ PROMPT = "a small red cube"
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--db", "") as found:
+    with running(tmp_path_factory.mktemp("serve"), str(tiny_model)) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Any:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=250)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def solo(tiny_model: Path) -> Any:
 
 def post(server: Running, body: object, **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx2.post(f"{server.url}/v1/images/generations", content=content, headers={"content-type": "application/json", **headers}, timeout=60)
+    return httpx2.post(f"{server.url}/v1/images/generations", content=content, headers={"content-type": "application/json", **headers}, timeout=250)
 
 
 def usual(**changes: Any) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def test_every_field_changes_the_bytes_or_is_called_inert(server: Running, plain
 
 
 def test_every_field_of_the_schema_is_tried(server: Running) -> None:
-    schema = httpx2.get(f"{server.url}/openapi.json").json()["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]
+    schema = httpx2.get(f"{server.url}/openapi.json", timeout=250).json()["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]
     names = set(schema["application/json"]["schema"]["properties"])
     elsewhere = {"model", "stream", "deadline_ms", "response_format", "background"}
     assert names - elsewhere <= {name for change in CHANGES for name in change}
@@ -203,14 +203,14 @@ def test_models_are_listed(client: Any) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_its_work(server: Running, stream: bool) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    body = json.dumps(usual(steps=1000, stream=stream)).encode()
+    body = json.dumps(usual(steps=1000, stream=stream, deadline_ms=3_600_000)).encode()
     before = meter(server.url, "inkwash_images_total", end="cancelled")
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                      % (f"{host}:{port}".encode(), len(body), body))
-        wait(lambda: meter(server.url, "inkwash_live_images") == 1, 20)
+        wait(lambda: meter(server.url, "inkwash_live_images") == 1, 60)
         rows = meter(server.url, "inkwash_rows_total")
-        wait(lambda: meter(server.url, "inkwash_rows_total") > rows, 20)
+        wait(lambda: meter(server.url, "inkwash_rows_total") > rows, 60)
     wait(lambda: meter(server.url, "inkwash_live_images") == 0, 5)
     assert meter(server.url, "inkwash_images_total", end="cancelled") == before + 1
     assert meter(server.url, "inkwash_rows_total") < 2 * 1000

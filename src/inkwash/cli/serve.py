@@ -9,9 +9,8 @@ from inkwash.errors import UsageError
 
 
 def serve(*models: str, host: str | None = None, port: int | None = None, device: str | None = None, keys: Path | None = None,
-          new_key: str | None = None, allow_host: tuple[str, ...] = (), allow_origin: tuple[str, ...] = (), db: str | None = None,
-          files: str | None = None, policy: str | None = None, queue: int | None = None, deadline_sec: float | None = None,
-          log_prompts: bool | None = None, config: Path | None = None) -> int:
+          new_key: str | None = None, allow_host: tuple[str, ...] = (), allow_origin: tuple[str, ...] = (), policy: str | None = None,
+          queue: int | None = None, deadline_sec: float | None = None, log_prompts: bool | None = None, config: Path | None = None) -> int:
     """Serve models over HTTP: the Images API of OpenAI.
 
     Prints the address. Only this machine can connect unless --keys and --host say otherwise. SIGTERM finishes what was accepted.
@@ -34,10 +33,6 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
         A further name that the Host header may have.
     allow_origin
         A web page that may call, such as https://studio.example.org.
-    db
-        SQLAlchemy URL of the jobs.
-    files
-        Folder or URL of the pictures of jobs.
     policy
         Whose rows go first: first_come, shortest, deadline or fair.
     queue
@@ -49,7 +44,7 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
     config
         YAML file of settings; a flag wins over it.
     """
-    for name in ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy", "alembic", "obstore"):
+    for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         if importlib.util.find_spec(name) is None:
             raise UsageError("not_installed", f'inkwash serve needs the package {name}; pip install "inkwash[serve]"')
     from inkwash.serve.http.keys import new_key as make_key
@@ -57,7 +52,7 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
     from inkwash.serve.http.settings import load_settings
 
     flags = {"models": models or None, "host": host, "port": port, "device": device, "keys": keys, "allow_hosts": allow_host or None,
-             "allow_origins": allow_origin or None, "db": db, "files": files, "policy": policy, "queue": queue, "deadline_sec": deadline_sec,
+             "allow_origins": allow_origin or None, "policy": policy, "queue": queue, "deadline_sec": deadline_sec,
              "log_prompts": log_prompts}
     settings = load_settings(config, flags)
     if new_key is not None:

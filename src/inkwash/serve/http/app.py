@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from inkwash._version import __version__
-from inkwash.serve.http import openai, probes
+from inkwash.serve.http import a1111, openai, probes
 from inkwash.serve.http.errors import ApiError, ClientGone, internal
 from inkwash.serve.http.guard import Guard
 from inkwash.serve.http.keys import Keys
@@ -20,7 +21,7 @@ from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
 
-UPLOADS = frozenset[str]()
+UPLOADS = frozenset(("/v1/images/edits", "/sdapi/v1/png-info"))
 
 
 def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
@@ -42,10 +43,11 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
 
     app = FastAPI(title="Inkwash", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    for module in (openai, probes):
+    for module in (openai, a1111, probes):
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(Exception, _bug)
 
@@ -69,6 +71,13 @@ async def _http_error(http: HttpRequest, error: Exception) -> Response:
         error.status_code, "the request cannot be read")).response()
     found.headers.update(error.headers or {})
     return found
+
+
+async def _bad_query(http: HttpRequest, error: Exception) -> Response:
+    """A value in the query of a URL that is not of its type."""
+    assert isinstance(error, RequestValidationError)
+    name = str(error.errors()[0]["loc"][-1])
+    return await _api_error(http, ApiError(400, "invalid_value", f"{name} in the query has a wrong value", name))
 
 
 async def _client_gone(http: HttpRequest, error: Exception) -> Response:

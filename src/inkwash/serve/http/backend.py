@@ -15,7 +15,6 @@ import logging
 import math
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any, NamedTuple
@@ -38,6 +37,14 @@ class Wish(NamedTuple):
     format: str = "png"
     compression: int = 100
     previews: tuple[int, ...] = ()
+
+
+class Start(NamedTuple):
+    """What an image starts from: picture files as they were sent, and how much changes."""
+
+    image: bytes
+    mask: bytes | None
+    strength: float
 
 
 class Accepted(NamedTuple):
@@ -69,7 +76,7 @@ Event = Accepted | Step | Preview | Made | ApiError
 
 
 class Order:
-    """One image in work. `cost` in rows, of which `left` are still owed."""
+    """One image in work. `cost` in rows, of which `left` are still owed; `seen` is the last preview."""
 
     def __init__(self, number: int, request: Request, owner: str, cost: float) -> None:
         self.number = number
@@ -77,7 +84,7 @@ class Order:
         self.owner = owner
         self.cost = cost
         self.done, self.total = 0, request.steps
-        self.began = time.monotonic()
+        self.seen = b""
         self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     @property
@@ -118,14 +125,15 @@ class Backend:
         """Rows owed to all orders."""
         return math.ceil(sum(order.left for order in self.live.values()))
 
-    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float, wish: Wish) -> Order:
+    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float, wish: Wish, start: Start | None) -> Order:
         """Sends a request to the worker. Raises ApiError 503 `model_loading` while there is none."""
         if self.state != "ready":
             raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
         order = Order(next(self._numbers), request, owner, cost)
         self.live[order.number] = order
         self._send({"do": "submit", "id": order.number, "request": dataclasses.asdict(request), "key": owner, "deadline_sec": deadline_sec,
-                    "format": wish.format, "compression": wish.compression, "previews": wish.previews})
+                    "format": wish.format, "compression": wish.compression, "previews": wish.previews, **_describe(start)},
+                   b"" if start is None else start.image + (start.mask or b""))
         self._measure()
         return order
 
@@ -141,9 +149,9 @@ class Backend:
         """Wants a Preview event of the order as it stands."""
         self._send({"do": "preview", "id": order.number})
 
-    def _send(self, head: dict[str, Any]) -> None:
+    def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(Frame(head).pack())
+            self._writer.write(Frame(head, body).pack())
 
     async def run(self) -> None:
         """Keeps a worker alive until cancelled; returns when its model cannot be loaded."""
@@ -198,6 +206,7 @@ class Backend:
         if head["is"] == "ready":
             self.facts, self.state = head, "ready"
             self.rate.value = head["rate"]
+            LOG.info("a worker is ready", extra={"fields": {"worker": self.name, **{name: head[name] for name in ("hash", "determinism", "golden")}}})
             self.changed()
         elif head["is"] == "broken":
             self.state = "broken"
@@ -211,6 +220,7 @@ class Backend:
             order.total, order.cost = head["total"], head["cost"]
             order.events.put_nowait(Accepted())
         elif head["is"] == "preview":
+            order.seen = frame.body
             order.events.put_nowait(Preview(head["step"], frame.body))
         elif head["is"] == "made":
             self._end(order, Made(frame.body, head["facts"]))
@@ -244,3 +254,10 @@ class Backend:
         self.metrics.backlog.labels(self.name).set(self.backlog)
         self.metrics.rate.labels(self.name).set(self.rate.value)
         self.metrics.wait.labels(self.name).set(self.rate.seconds(self.backlog))
+
+
+def _describe(start: Start | None) -> dict[str, Any]:
+    """The head's part about pictures: where the image ends in the body, and whether a mask follows."""
+    if start is None:
+        return {}
+    return {"strength": start.strength, "image_bytes": len(start.image), "masked": start.mask is not None}

@@ -11,12 +11,13 @@ import math
 
 from starlette.responses import Response
 
-from inkwash.errors import InkwashError, PolicyError, ResourceError, UsageError
+from inkwash.errors import DataError, InkwashError, PolicyError, ResourceError, UsageError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
 PARAMS = {"bad_steps": "steps", "bad_seed": "seed", "bad_guidance": "guidance", "invalid_size": "size",
           "empty_prompt": "prompt", "bad_prompt": "prompt", "prompt_too_long": "prompt", "invalid_characters": "prompt", "two_spacings": "spacing",
-          "unknown_branch": "guidance", "no_class": "prompt"}
+          "unknown_branch": "guidance", "no_class": "prompt",
+          "mask_without_alpha": "mask", "mask_size_differs": "mask", "bad_strength": "strength"}
 
 
 class ApiError(Exception):
@@ -76,6 +77,8 @@ def from_code(kind: type[InkwashError], code: str, message: str, param: str | No
     if issubclass(kind, UsageError | PolicyError):
         named = next((name for name in ("sampler", "spacing", "guidance") if code == "unknown_name" and f"no {name} is" in message), None)
         return ApiError(400, code, message, param or PARAMS.get(code) or named)
+    if issubclass(kind, DataError):
+        return ApiError(415 if code == "image_format" else 400, code, message, param or "image")
     if issubclass(kind, ResourceError):
         return ApiError(503, code, "the server has too little memory for this at the moment; ask for less, or later", retry_sec=5)
     return internal()

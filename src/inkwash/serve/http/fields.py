@@ -24,7 +24,8 @@ from inkwash.serve.http.errors import ApiError, from_inkwash
 MAX_IMAGES = 10
 ALIASES = {"num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance"}
 INERT = {"quality": "there is one quality; use steps", "style": "say the style in the prompt", "moderation": "no filter is installed",
-         "user": "the API key says who asks", "safety_identifier": "the API key says who asks"}
+         "user": "the API key says who asks", "safety_identifier": "the API key says who asks",
+         "input_fidelity": "use strength"}
 _SIZE = re.compile(r"([0-9]{1,6})[xX]([0-9]{1,6})")
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -137,7 +138,7 @@ def wish_of(asked: Generation, steps: int) -> Wish:
 
 def inert_fields(asked: Generation) -> list[str]:
     """What of the body has no effect, one sentence each."""
-    found = [f"{name} is inert: {why}" for name, why in INERT.items() if getattr(asked, name) is not None]
+    found = [f"{name} is inert: {why}" for name, why in INERT.items() if getattr(asked, name, None) is not None]
     if asked.output_compression is not None and (asked.output_format or "png") == "png":
         found.append("output_compression is inert: png keeps every pixel")
     if asked.partial_images and not asked.stream:

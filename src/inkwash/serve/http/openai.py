@@ -1,4 +1,4 @@
-"""The Images API of OpenAI: `POST /v1/images/generations`, whole or as a stream, and `GET /v1/models`.
+"""The Images API of OpenAI: `POST /v1/images/generations` and `/v1/images/edits`, whole or as a stream, and `GET /v1/models`.
 
 What an image depends on beyond the prompt comes back with it (seed, steps taken as nfe, hash of its pixels), and whatever of the request had
 no effect stands in `warnings`. In `usage`, input tokens are those of the prompts, and output tokens count network evaluations.
@@ -17,13 +17,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from inkwash.request import Request
-from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Wish
+from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Start, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import ALIASES, Generation, inert_fields, read_fields, requests_of, wish_of
 from inkwash.serve.http.reply import Events, answer, json_body, unless_gone
 from inkwash.serve.http.service import Model, Service
+from inkwash.serve.http.uploads import Edit, form_body, start_of
 
 router = APIRouter()
+FILES = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
+FORM = Edit.model_json_schema()
+FORM = {**FORM, "properties": {**FILES, **FORM["properties"]}, "required": ["image", *FORM["required"]]}
+EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
 BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Generation.model_json_schema()}}}}
 
 
@@ -56,17 +61,29 @@ def card(name: str, model: Model, service: Service) -> dict[str, Any]:
 @router.post("/v1/images/generations", openapi_extra=BODY)
 async def generations(http: HttpRequest) -> Response:
     """Pictures from a sentence."""
-    service: Service = http.app.state.service
     body = {name: value for name, value in (await json_body(http)).items() if value is not None}
-    asked = read_fields(Generation, body, ALIASES)
+    return await respond(http, read_fields(Generation, body, ALIASES), body, None)
+
+
+@router.post("/v1/images/edits", openapi_extra=EDIT)
+async def edits(http: HttpRequest) -> Response:
+    """Pictures from a picture and a sentence."""
+    body, files = await form_body(http)
+    asked = read_fields(Edit, body, ALIASES)
+    return await respond(http, asked, body, start_of(asked, files))
+
+
+async def respond(http: HttpRequest, asked: Generation, body: dict[str, Any], start: Start | None) -> Response:
+    """The answer to a request of the Images API; `body` has its fields as the caller named them."""
+    service: Service = http.app.state.service
     model = service.model(asked.model)
     requests = requests_of(asked, model.info, body)
     if service.settings.log_prompts:
         http.scope["state"]["log"] = {"prompt": asked.prompt}
     warnings = inert_fields(asked)
     if "idempotency-key" in http.headers:
-        warnings.append("the header Idempotency-Key is inert here; POST /v1/jobs honours it")
-    work = Work(service, model, requests, http.scope["state"]["owner"], asked, warnings)
+        warnings.append("the header Idempotency-Key is inert: give a seed, and the same request gives the same bytes")
+    work = Work(service, model, requests, http.scope["state"]["owner"], asked, warnings, start)
     if asked.stream:
         return await Events(http, work.events()).response()
     return answer(await unless_gone(http, work.whole()))
@@ -75,20 +92,24 @@ async def generations(http: HttpRequest) -> Response:
 class Work:
     """One request of the Images API, in work."""
 
-    def __init__(self, service: Service, model: Model, requests: list[Request], owner: str, asked: Generation, warnings: list[str]) -> None:
+    def __init__(self, service: Service, model: Model, requests: list[Request], owner: str, asked: Generation, warnings: list[str],
+                 start: Start | None) -> None:
         self.service = service
         self.model = model
         self.requests = requests
         self.owner = owner
         self.warnings = warnings
+        self.start = start
+        self.kind = "image_generation" if start is None else "image_edit"
         self.deadline_sec = service.settings.deadline_sec if asked.deadline_ms is None else asked.deadline_ms / 1000
-        self.wish: Wish = wish_of(asked, requests[0].steps)
+        steps = requests[0].steps if start is None else max(1, round(start.strength * requests[0].steps))
+        self.wish: Wish = wish_of(asked, steps)
         self.common = {"background": "opaque", "output_format": self.wish.format, "quality": "auto",
                        "size": f"{requests[0].width}x{requests[0].height}", "model": model.info.name}
 
     async def whole(self) -> dict[str, Any]:
         """The answer without a stream."""
-        async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish) as orders:
+        async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish, self.start) as orders:
             made = [await finished(order) for order in orders]
         warnings = list(dict.fromkeys([*self.warnings, *(text for one in made for text in one.facts["warnings"])]))
         return {"created": int(time.time()), "data": [picture(one) for one in made], **self.common, "usage": usage(made),
@@ -97,7 +118,7 @@ class Work:
     async def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """The events of a stream; with several images, `image_index` says whose they are."""
         merged: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
-        async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish) as orders:
+        async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish, self.start) as orders:
             readers = [asyncio.ensure_future(_forward(i, order, merged)) for i, order in enumerate(orders)]
             try:
                 partials, missing = [0] * len(orders), len(orders)
@@ -108,13 +129,13 @@ class Work:
                     if isinstance(event, Accepted):
                         yield "", {}
                     if isinstance(event, Preview):
-                        yield self._event("image_generation.partial_image", i, event.data, {"partial_image_index": partials[i], "step": event.step})
+                        yield self._event(f"{self.kind}.partial_image", i, event.data, {"partial_image_index": partials[i], "step": event.step})
                         partials[i] += 1
                     if isinstance(event, Made):
                         missing -= 1
                         facts = {name: value for name, value in picture(event).items() if name != "b64_json"}
                         texts = list(dict.fromkeys([*self.warnings, *event.facts["warnings"]]))
-                        yield self._event("image_generation.completed", i, event.data,
+                        yield self._event(f"{self.kind}.completed", i, event.data,
                                           {**facts, "usage": usage([event]), "determinism": event.facts["determinism"], "warnings": texts})
             finally:
                 for reader in readers:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from inkwash.errors import BusyError, UsageError
 from inkwash.serve.http.app import create_app
@@ -25,6 +26,20 @@ from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
 
 MAX_HEADERS = 32 << 10
+HEAD_SEC = 10.0
+
+
+class Impatient(H11Protocol):
+    """uvicorn's protocol, which would wait for the first request of a connection for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A new connection."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SEC, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -98,7 +113,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         address = sock.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         announce(f"http://{host}:{address[1]}")
-        config = uvicorn.Config(app, http="h11", loop="asyncio", ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False,
+        config = uvicorn.Config(app, http=Impatient, loop="asyncio", ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False,
                                 server_header=False, h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=5)
         server = Server(config, service, settings.drain_sec)
         server.run(sockets=[sock])

@@ -16,7 +16,7 @@ from inkwash.errors import InkwashError, UsageError
 from inkwash.io.info import ModelInfo, find_model, read_info
 from inkwash.request import Request
 from inkwash.serve.http.admission import require_in_time, require_room, rows_of
-from inkwash.serve.http.backend import Backend, Order, Wish
+from inkwash.serve.http.backend import Backend, Order, Start, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.settings import Settings
@@ -101,27 +101,30 @@ class Service:
             raise ApiError(404, "model_not_found", f"there is no model {str(name)[:60]!r}; there are: {', '.join(self.models)}", "model")
         return found
 
-    def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish) -> tuple[Backend, list[Order]]:
+    def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish,
+              start: Start | None = None) -> tuple[Backend, list[Order]]:
         """The orders of the requests, on the worker that will be finished first. Raises ApiError when they are too many or too late."""
         if self.draining:
             raise draining()
         ready = [worker for worker in model.workers if worker.state == "ready"]
         if not ready:
             raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
-        costs = [rows_of(r.steps, r.guidance, r.width, r.height, model.info.sizes.default) for r in requests]
+        share = 1.0 if start is None else start.strength
+        costs = [rows_of(max(1, round(share * r.steps)), r.guidance, r.width, r.height, model.info.sizes.default) for r in requests]
         worker = min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
         mine = sum(order.owner == owner for order in worker.live.values())
         require_room(len(worker.live), mine, len(requests), self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(worker.backlog))
         require_in_time(worker.rate, worker.backlog, sum(costs), deadline_sec)
-        return worker, [worker.submit(request, owner, cost, deadline_sec, wish) for request, cost in zip(requests, costs)]
+        return worker, [worker.submit(request, owner, cost, deadline_sec, wish, start) for request, cost in zip(requests, costs)]
 
     @contextlib.asynccontextmanager
-    async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish) -> AsyncIterator[list[Order]]:
+    async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish,
+                      start: Start | None = None) -> AsyncIterator[list[Order]]:
         """`place` for the time of a block; what is not finished when the block is left, however it is left, is cancelled.
 
         Raises ApiError 504 `deadline_exceeded` when the block takes longer than the deadline.
         """
-        worker, orders = self.place(model, requests, owner, deadline_sec, wish)
+        worker, orders = self.place(model, requests, owner, deadline_sec, wish, start)
         try:
             async with asyncio.timeout(deadline_sec):
                 yield orders

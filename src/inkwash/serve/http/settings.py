@@ -29,8 +29,6 @@ class Settings(BaseModel):
     keys: Path | None = Field(None, description="file of hashed API keys; see --new-key")
     allow_hosts: tuple[str, ...] = Field((), description="further names that the Host header may have, such as images.example.org")
     allow_origins: tuple[str, ...] = Field((), description="web pages that may call, such as https://studio.example.org")
-    db: str = Field("sqlite:///inkwash-serve/jobs.db", description="SQLAlchemy URL of the jobs; empty switches jobs off")
-    files: str = Field("inkwash-serve/files", description="folder or URL (s3://bucket/prefix) of the pictures of jobs")
     policy: str = Field("fair", description="whose rows go first: first_come, shortest, deadline or fair (by key)")
     queue: int = Field(64, ge=1, description="images in work or waiting on one worker; more are refused with 503")
     queue_per_key: int = Field(32, ge=1, description="of these, images of one key; more are refused with 429")

@@ -25,6 +25,7 @@ from inkwash.request import Request
 from inkwash.serve.admission import Refused
 from inkwash.serve.engine import Engine
 from inkwash.serve.http.channel import Decoder, Frame
+from inkwash.serve.http.pictures import read_pictures
 from inkwash.serve.policy import Policy
 from inkwash.serve.ticket import Finished, Ticket
 from inkwash.value import parse
@@ -34,13 +35,14 @@ GOLDEN_STEPS = 4
 
 @dataclasses.dataclass
 class Item:
-    """A ticket and how its image shall be delivered. `told` is the last step that was reported."""
+    """A ticket, how its image shall be delivered, and a `note` for its warnings. `told` is the last step that was reported."""
 
     number: int
     ticket: Ticket
     format: str
     compression: int
     previews: tuple[int, ...]
+    note: str
     told: int = 0
 
 
@@ -70,16 +72,17 @@ class Worker:
             if not data:
                 return False
             for frame in self.decoder.feed(data):
-                self._handle(frame.head)
+                self._handle(frame)
             wait = False
         return True
 
-    def _handle(self, head: dict[str, Any]) -> None:
+    def _handle(self, frame: Frame) -> None:
+        head = frame.head
         item = self.items.get(head.get("id", 0))
         if head["do"] == "load":
             self._load(head)
         elif head["do"] == "submit":
-            self._submit(head)
+            self._submit(head, frame.body)
         elif head["do"] == "cancel" and item is not None:
             self._engine.cancel(item.ticket)
             del self.items[item.number]
@@ -104,13 +107,18 @@ class Worker:
         self.pipeline, self.engine = pipeline, engine
         self._send({"is": "ready", **facts, "golden": golden, "rate": engine.rate.value})
 
-    def _submit(self, head: dict[str, Any]) -> None:
+    def _submit(self, head: dict[str, Any], body: bytes) -> None:
         try:
-            ticket = self._engine.submit(Request(**head["request"]), key=head["key"], deadline_sec=head["deadline_sec"])
+            request, note = Request(**head["request"]), ""
+            if "strength" in head:
+                image, mask = body[: head["image_bytes"]], body[head["image_bytes"] :]
+                picture, painted, note = read_pictures(image, mask if head["masked"] else None, request.width, request.height)
+                request = dataclasses.replace(request, image=picture, mask=painted, strength=head["strength"])
+            ticket = self._engine.submit(request, key=head["key"], deadline_sec=head["deadline_sec"])
         except InkwashError as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
             return
-        self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]))
+        self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]), note)
         self._send({"is": "accepted", "id": head["id"], "total": ticket.steps, "cost": ticket.cost})
 
     def _tick(self, engine: Engine) -> None:
@@ -142,6 +150,7 @@ class Worker:
             return
         assert self.pipeline is not None
         data, facts = deliver(finished.image, self.pipeline, item.format, item.compression)
+        facts["warnings"] += [item.note] if item.note else []
         self._send({"is": "made", "id": item.number, "facts": facts}, data)
 
 

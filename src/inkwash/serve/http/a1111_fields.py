@@ -1,0 +1,97 @@
+"""The fields of A1111's `txt2img`: many programs send all of them, most with the value that means "off".
+
+A field that this server has is honoured. One that it has not is accepted with its neutral value only, and refused otherwise; where even the
+usual value would mean something, it is named as inert.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inkwash.errors import InkwashError
+from inkwash.io.info import ModelInfo
+from inkwash.labels import ENDINGS
+from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_text, require_prompt, sampler_and_spacing
+from inkwash.serve.http.errors import ApiError, from_inkwash
+from inkwash.serve.http.fields import MAX_IMAGES
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "styles": ([],), "subseed": (-1,), "subseed_strength": (0,), "seed_resize_from_h": (0, -1), "seed_resize_from_w": (0, -1),
+    "restore_faces": (False,), "tiling": (False,), "s_churn": (0,), "s_tmin": (0,), "s_tmax": (0,), "s_noise": (1,), "enable_hr": (False,),
+    "refiner_checkpoint": ("",), "script_name": ("",), "script_args": ([],), "alwayson_scripts": ({},), "save_images": (False,),
+    "force_task_id": ("",), "infotext": ("",)}
+OFF = ("hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler",
+       "hr_prompt", "hr_negative_prompt", "denoising_strength", "firstphase_width", "firstphase_height", "refiner_switch_at",
+       "override_settings_restore_afterwards", "do_not_save_samples", "do_not_save_grid")
+"""Without effect in that program too, while the feature that they belong to is off."""
+
+
+class Text2Image(BaseModel):
+    """`POST /sdapi/v1/txt2img`: what is honoured of it; see NEUTRAL and OFF for the rest."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str = Field("", description="what to draw")
+    negative_prompt: str | None = Field(None, description="what to keep away from")
+    seed: int | None = Field(None, description="-1 for random")
+    sampler_name: str | None = Field(None, max_length=200, description="a label of GET /sdapi/v1/samplers, or a text of Inkwash")
+    sampler_index: str | None = Field(None, max_length=200, description="the old name of sampler_name")
+    scheduler: str | None = Field(None, max_length=200, description="automatic, or a name of GET /sdapi/v1/schedulers")
+    batch_size: int | None = Field(None, ge=1, le=MAX_IMAGES, description="images, times n_iter, at most 10")
+    n_iter: int | None = Field(None, ge=1, le=MAX_IMAGES, description="images, times batch_size, at most 10")
+    steps: int | None = Field(None, description="1..1000")
+    cfg_scale: float | None = Field(None, description="1 is no guidance")
+    width: int | None = Field(None, description="pixels")
+    height: int | None = Field(None, description="pixels")
+    eta: float | None = Field(None, description="inert")
+    send_images: bool | None = Field(None, description="false leaves the pictures out of the answer")
+    override_settings: dict[str, Any] | None = Field(None, description="sd_model_checkpoint chooses the model")
+
+
+def split(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are honoured. Raises ApiError 400 `unsupported_parameter` for another than the neutral value of the others."""
+    for name, values in NEUTRAL.items():
+        value = body.get(name)
+        if value is not None and not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
+            raise ApiError(400, "unsupported_parameter", f"{name} is not supported; leave it out, or give {values[0]!r}", name)
+    return {name: value for name, value in body.items() if value is not None and name not in NEUTRAL and name not in OFF}
+
+
+def model_of(asked: Text2Image) -> str | None:
+    """The model that is asked for. Raises ApiError 400 for any other setting."""
+    settings = asked.override_settings or {}
+    unknown = sorted(set(settings) - {"sd_model_checkpoint"})
+    if unknown:
+        raise ApiError(400, "unsupported_parameter", f"the setting {unknown[0][:60]!r} is not supported; there is sd_model_checkpoint",
+                       "override_settings")
+    name = settings.get("sd_model_checkpoint")
+    return None if name is None else str(name).partition(" [")[0]
+
+
+def requests_of(asked: Text2Image, info: ModelInfo) -> list[Request]:
+    """One request per image. Raises ApiError 400."""
+    usual, (wide, high) = info.defaults, info.sizes.default
+    number = (asked.batch_size or 1) * (asked.n_iter or 1)
+    if number > MAX_IMAGES:
+        raise ApiError(400, "too_many_images", f"batch_size times n_iter is {number}; at most {MAX_IMAGES} images are made at once", "batch_size")
+    scheduler = None if asked.scheduler is None or asked.scheduler.lower() == "automatic" else asked.scheduler
+    spacing = {label.lower(): name for label, name in ENDINGS.items()}.get((scheduler or "").lower(), scheduler)
+    try:
+        seed = check_int(secrets.randbelow(2**32) if asked.seed in (None, -1) else asked.seed, "seed", "bad_seed", 0, MAX_SEED - number + 1)
+        sampler, spacing = sampler_and_spacing(asked.sampler_name or asked.sampler_index, spacing, usual.sampler, usual.spacing)
+        size = info.sizes.check(wide if asked.width is None else asked.width, high if asked.height is None else asked.height)
+        first = Request(require_prompt(asked.prompt), check_text(asked.negative_prompt or "", "the negative prompt"), seed,
+                        check_int(usual.steps if asked.steps is None else asked.steps, "steps", "bad_steps", 1, MAX_STEPS), sampler, spacing,
+                        check_guidance(usual.guidance if asked.cfg_scale is None else asked.cfg_scale, "cfg_scale"), *size)
+    except InkwashError as error:
+        raise from_inkwash(error, {"invalid_size": "width", "bad_guidance": "cfg_scale"}.get(error.code)) from None
+    return [dataclasses.replace(first, seed=seed + i) for i in range(number)]
+
+
+def inert_fields(asked: Text2Image) -> list[str]:
+    """What has no effect here, one sentence each."""
+    return ["eta is inert: it belongs to the sampler, as in DDIM(eta=0.5)"] if asked.eta not in (None, 0.0) else []
