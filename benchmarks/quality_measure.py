@@ -21,7 +21,7 @@ SECONDS = "seconds.json"
 
 
 class Entry(NamedTuple):
-    """Weights of one contestant after `minutes` core-minutes."""
+    """Weights of one contestant after `minutes` core-minutes; `NAME.last` are those of the last step in place of their average."""
 
     name: str
     minutes: float
@@ -34,7 +34,7 @@ def entries(folder: Path) -> list[Entry]:
     found = []
     for path in sorted(folder.glob("*-*.safetensors")):
         name, _, minutes = path.stem.rpartition("-")
-        if name in ("diffusers", "lucidrains") and minutes.replace(".", "").isdigit():
+        if name.partition(".")[0] in ("diffusers", "lucidrains") and minutes.replace(".", "").isdigit():
             with path.open("rb") as file:
                 about = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
             found.append(Entry(name, float(about["seconds"]) / 60, int(about["images"]), path))

@@ -52,6 +52,7 @@ def denoiser(name: str, weights: Path) -> tuple[Denoiser, Schedule]:
         pipe = Pipeline.from_pretrained(weights)
         return pipe.denoiser, pipe.schedule
     network: nn.Module
+    name = name.partition(".")[0]
     if name == "diffusers":
         same = parse(peers.CIFAR10, UNet2DConfig).build()
         same.load_state_dict(load_file(weights))

@@ -1,7 +1,8 @@
 """Trains a peer for a number of core-minutes; it can be stopped at any time and goes on from its last point.
 
 What counts is the processor time of the steps themselves, of all threads; reading the data, saving and starting are free. At the points of the curve
-the averaged weights are kept. Random numbers are a function of the step.
+the averaged weights are kept, and at the end also the weights themselves: an average that is made for long runs lags behind in a short one. Random
+numbers are a function of the step.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def spent() -> float:
 
 
 def peer(name: str, folder: Path, points: list[float]) -> None:
-    """Trains `name` to the last of `points` (core-minutes), and keeps its average at each of them as `folder/NAME-MINUTES.safetensors`."""
+    """Trains `name` to the last of `points` (core-minutes), and keeps its average at each as `folder/NAME-MINUTES.safetensors`."""
     keep()
     torch.manual_seed(0)
     recipe = RECIPES[name]()
@@ -50,10 +51,11 @@ def peer(name: str, folder: Path, points: list[float]) -> None:
             if seconds - saved > SAVE_SECONDS:
                 save(folder / f"{name}-state.safetensors", network, average, optimizer, step, seconds)
                 saved = seconds
-        target = folder / f"{name}-{point:g}.safetensors"
-        if not target.exists():
-            write(target, {key: value.clone() for key, value in average.state_dict().items()},
-                  {"step": str(step), "seconds": f"{seconds:.1f}", "images": str(step * recipe.batch * recipe.accumulate)})
+        about = {"step": str(step), "seconds": f"{seconds:.1f}", "images": str(step * recipe.batch * recipe.accumulate)}
+        kept = {name: average, **({f"{name}.last": network} if point == points[-1] else {})}
+        for key, module in kept.items():
+            if not (target := folder / f"{key}-{point:g}.safetensors").exists():
+                write(target, module.state_dict(), about)
         save(folder / f"{name}-state.safetensors", network, average, optimizer, step, seconds)
         saved = seconds
 
