@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inkwash.codec import Codec
-from inkwash.core import noise
 from inkwash.request import Request
 from inkwash.sample import Known, Plan, Program, start
 
@@ -27,8 +26,7 @@ def from_picture(codec: Codec, request: Request, plan: Plan, device: torch.devic
     known = None
     if request.mask is not None:
         paint = F.max_pool2d((request.mask.grey() > 0).float()[None, None], codec.factor)[0].bool()            # (1, h, w)
-        eps = noise.normal(x0.shape, request.seed, 0, 0, "start")
-        known = Known(x0.to(device), eps.to(device), paint.to(device))
+        known = Known(x0.to(device), paint.to(device))
     return Program(plan, request.seed, 0, start(plan, x0, request.seed, 0).to(device), known)
 
 

@@ -100,9 +100,13 @@ def _keep(places: Sequence[tuple[Program, int]], x: Tensor) -> Tensor:
     """x (n, ...) after a row, with what is known put back at the level that each program's row reached."""
     if all(program.known is None for program, _ in places):
         return x
-    return torch.stack([sample if program.known is None
-                        else program.known.impose(sample, float(program.plan.alpha[row + 1]), float(program.plan.sigma[row + 1]))
-                        for (program, row), sample in zip(places, x, strict=True)])
+    kept = []
+    for (program, row), sample in zip(places, x, strict=True):
+        if program.known is not None:
+            z = noise.normal(sample.shape, program.seed, program.image, row, "known").to(sample)
+            sample = program.known.impose(sample, float(program.plan.alpha[row + 1]), float(program.plan.sigma[row + 1]), z)
+        kept.append(sample)
+    return torch.stack(kept)
 
 
 def tick(denoise: Denoise, programs: Sequence[Program], state: State) -> tuple[State, Tensor, Tensor]:
