@@ -40,7 +40,8 @@ def pack(pipe: Pipeline, job: Job) -> bytes:
             tensors[f"request.{name}"] = value.pixels()
         else:
             fields[name] = value
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # no two may share memory, as x and base do before the first row
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     facts = {"format": FORMAT, "model": pipe.hash, "request": fields, "nfe": job.nfe, "seconds": job.seconds}
     text = json.dumps(facts, sort_keys=True)
     return safetensors.torch.save(tensors, {"facts": text, "sha256": _digest(text, tensors)})
