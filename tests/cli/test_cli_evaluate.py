@@ -74,12 +74,17 @@ def test_S7_the_gate_exits_with_8(report: Path, tiny_model: Path, parts: list[st
     assert run([*again, "--budget", "fd=1000", "--budget", "coverage=0", "--quiet"]) == 0
 
 
-def test_a_card_is_written(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path) -> None:
+def test_a_card_is_written(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     assert run(["evaluate", str(copy), *parts, *SMALL, "--card", "--quiet"]) == 0
     card = json.loads((copy / "inkwash.json").read_text())["card"]
     assert card["license"] == "Apache-2.0"
     assert card["evaluation"]["num"] == 48
+    assert run(["inspect", str(copy)]) == 0
+    shown = capsys.readouterr().out
+    assert "kernel distance (KID)" in shown
+    assert card["evaluation"]["extractor_hash"][:12] in shown
+    assert "## Measured" in (copy / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("words", "code", "text"), [

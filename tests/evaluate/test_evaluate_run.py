@@ -19,8 +19,9 @@ from inkwash.evaluate.collect import CHUNK, requests_for
 from inkwash.evaluate.curves import Curves, by_cost, by_guidance, every_sampler
 from inkwash.evaluate.extractors.network import NetworkExtractor, load_ink
 from inkwash.evaluate.measure import METRICS
+from inkwash.evaluate.report.card import told, update_card
 from inkwash.evaluate.report.page import page
-from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of, update_card
+from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of
 from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of
 from inkwash.io.folder import load_info, model_hash
 from inkwash.io.info import read_info
@@ -206,6 +207,11 @@ def test_the_card_keeps_a_summary_and_everything_else(found: Evaluation, tiny_mo
     assert model_hash(copy) == name
     assert after.card["evaluation"]["numbers"]["fd"][0] == pytest.approx(found.metrics["fd"].value, rel=1e-3)
     assert {key: value for key, value in after.card.items() if key != "evaluation"} == before.card
+    text = (copy / "README.md").read_text("utf-8")
+    assert all(f"| {row} | {value} |" in text for row, value in told(after.card["evaluation"]))
+    rows = {row for row, _ in told(after.card["evaluation"])}
+    assert {"memorized share", "settings", "features", "Fréchet distance, real to reconstructed"} <= rows
+    assert name in text
     assert dataclasses.replace(after, card={}) == dataclasses.replace(before, card={})
     Pipeline.from_pretrained(copy)
     with pytest.raises(UsageError, match="not of the model"):

@@ -122,7 +122,7 @@ def evaluate(
     budget
         A limit such as fd=2.5 or coverage=0.8: exit with 8 when it is not kept. Repeat it for more.
     card
-        Write a summary into the card of the model's folder.
+        Write a summary into the card of the model's folder, and its README.md.
     minutes
         Refuse to start when making the pictures would take longer.
     device
@@ -145,7 +145,8 @@ def evaluate(
 
     from inkwash.evaluate.extractors.features import TextExtractor, load_extractor
     from inkwash.evaluate.judges.adherence import adherence, judge_name
-    from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, read_result, text_of, update_card
+    from inkwash.evaluate.report.card import update_card
+    from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, read_result, text_of
     from inkwash.evaluate.run import Options
     from inkwash.evaluate.run import evaluate as run
     from inkwash.evaluate.store import Team

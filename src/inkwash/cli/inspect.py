@@ -134,6 +134,11 @@ def text_of(found: dict[str, Any], words: int) -> str:
         lines += [f"vocabulary     {len(vocabulary):,} words of its training captions, with the number of captions:",
                   "               " + ", ".join(f"{word} {count}" for word, count in shown) + (f", and {more:,} more" if more > 0 else "")]
     for key, value in found["card"].items():
+        if key == "evaluation":
+            from inkwash.evaluate.report.card import told
+
+            lines += ["evaluation", *(f"  {row:<43}{text}" for row, text in told(value))]
+            continue
         lines.append(f"{key:<15}{value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The result as JSON, what a model's card keeps of it, and the gate that a faster setting has to pass.
+"""The result as JSON, and the gate that a faster setting has to pass.
 
 A result holds every number as an Estimate with its interval and all that it depends on, so two results can be told to be comparable: the same
 extractor, data, reference, captions and number of samples. A gate compares the numbers themselves, since a budget is a promise about
@@ -7,7 +7,6 @@ what is shown; that their intervals overlap is said, and calls for more samples 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,6 @@ from inkwash.evaluate.metrics.compare import Comparison
 from inkwash.evaluate.metrics.interval import Estimate
 from inkwash.evaluate.metrics.slices import Slice
 from inkwash.evaluate.run import Evaluation
-from inkwash.io.folder import model_hash, save_info
-from inkwash.io.info import read_info
-from inkwash.io.tensors import MANIFEST
 
 FORMAT = 1
 KIND = "inkwash evaluation"
@@ -122,34 +118,6 @@ def check_budget(result: Mapping[str, Any], limits: Mapping[str, float], before:
     return lines
 
 
-def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's card keeps: the numbers with intervals, and what they depend on."""
-    about = result["about"]
-    kept = {name: [_round(result["metrics"][name][key]) for key in ("value", "low", "high")]
-            for name in ("fd", "kid", "precision", "recall", "coverage", "clip", "adherence") if name in result["metrics"]}
-    memorized = result["memorization"]
-    return {"date": about["date"], "inkwash": about["inkwash"], "num": about["num"], "level": about["level"], "numbers": kept,
-            **({"memorized": [_round(memorized["excess"][key]) for key in ("value", "low", "high")]} if memorized else {}),
-            "extractor": about["extractors"]["features"]["name"], "extractor_hash": about["extractors"]["features"]["hash"],
-            "reference": f"{about['data']['num_reference']} {about['data']['reference']} pictures", "data": about["data"]["fingerprint"],
-            "settings": about["settings"], "seeds": about["seeds"]}
-
-
-def update_card(folder: Path, result: Mapping[str, Any]) -> None:
-    """Writes `summary` as `evaluation` into the card of the model in `folder`; its other fields, its hash and its weights stay.
-
-    Raises UsageError `wrong_model` when the result is of another model, `output_not_writable`.
-    """
-    if model_hash(folder) != result["about"]["model"]["hash"]:
-        raise UsageError("wrong_model", f'the result is not of the model in "{folder}"; evaluate that one')
-    info = read_info(folder)
-    try:
-        save_info(folder, dataclasses.replace(info, card={**info.card, "evaluation": summary(result)}))
-    except PermissionError as error:
-        raise UsageError("output_not_writable", f'cannot write "{error.filename or folder / MANIFEST}"; '
-                                                "copy the model to a folder of yours") from None
-
-
 def _numbers(row: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     return {name: found._asdict() for name, found in row.items()}
 
@@ -179,10 +147,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
 
 
 def _short(value: object) -> str:
