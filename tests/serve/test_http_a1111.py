@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import PIL.Image
 import pytest
 from serving import Running, running, wait
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
 from inkwash.output import to_pil
+from inkwash.picture import Picture
 
 webuiapi = pytest.importorskip("webuiapi")
 
@@ -49,6 +51,23 @@ def test_the_client_gets_the_bytes_of_the_library(client: Any, tiny_model: Path)
     assert read.info.startswith(PROMPT)
 
 
+def test_a_picture_and_a_mask(client: Any, tiny_model: Path) -> None:
+    start = PIL.Image.merge("RGB", [PIL.Image.linear_gradient("L").resize((32, 32))] * 3)
+    mask = PIL.Image.new("L", (32, 32), 0)
+    mask.paste(255, (0, 0, 16, 32))
+    found = client.img2img(images=[start], mask_image=mask, prompt=PROMPT, seed=5, steps=5, cfg_scale=3.0, width=32, height=32, sampler_name="DDIM",
+                           denoising_strength=0.6, mask_blur=0, inpainting_fill=1, inpaint_full_res=False, resize_mode=1)
+    request = Request(PROMPT, "", 5, 5, "ddim", "trailing", 3.0, 32, 32, Picture.of(start), Picture.of(mask), 0.6)
+    pixels = Pipeline.from_pretrained(tiny_model).generate([request])[0].pixels
+    assert pixels is not None
+    assert pixel_sha256(found.images[0]) == pixel_sha256(to_pil(pixels))
+    assert "init_images" not in found.parameters
+    warned = client.img2img(images=[start], mask_image=mask, prompt=PROMPT, steps=2, width=32, height=32).info["warnings"]
+    assert {text.split()[0] for text in warned if " is inert" in text} == {"eta", "resize_mode", "mask_blur", "inpainting_fill", "inpaint_full_res"}
+    with pytest.raises(RuntimeError, match="missing_parameter"):
+        client.img2img(images=[], prompt=PROMPT)
+
+
 def test_what_tools_ask_first(client: Any) -> None:
     assert {"name": "Euler a", "aliases": ["euler_a"], "options": {}} in client.get_samplers()
     assert client.get_sd_models()[0]["model_name"] == client.get_options()["sd_model_checkpoint"] == "tiny"
@@ -58,7 +77,7 @@ def test_what_tools_ask_first(client: Any) -> None:
 
 def test_progress_and_interrupt(server: Running, client: Any) -> None:
     answers: list[httpx2.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(post(server, steps=1000)))
+    thread = threading.Thread(target=lambda: answers.append(post(server, steps=300)))
     thread.start()
     wait(lambda: client.get_progress()["progress"] > 0 and client.get_progress()["current_image"], 250)
     assert 0 < client.get_progress()["progress"] < 1

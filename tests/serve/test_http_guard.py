@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 from serving import COMMAND, Running, running
 
 from inkwash.errors import UsageError
@@ -21,7 +23,7 @@ from inkwash.serve.http.admission import require_in_time, require_room
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.keys import Keys, new_key, presented
 from inkwash.serve.http.server import HEAD_SEC
-from inkwash.serve.http.settings import is_loopback, load_settings
+from inkwash.serve.http.settings import Settings, is_loopback, load_settings
 from inkwash.serve.http.strict import read_object
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -99,6 +101,16 @@ def test_host_origin_and_sec_fetch(server: Running, key: tuple[Path, str], metho
     assert (found.status_code == 403) == (status == 403)
     if status == 403 and method != "HEAD":
         assert found.json()["error"]["code"] == ("host_not_allowed" if "host" in headers else "origin_not_allowed")
+
+
+def test_a_page_of_an_allowed_origin_can_ask_and_read(server: Running, key: tuple[Path, str]) -> None:
+    origin = "https://studio.example.org"
+    found = ask(server, None, "OPTIONS", origin=origin, access_control_request_method="POST", access_control_request_headers="authorization")
+    assert (found.status_code, found.headers["access-control-allow-origin"]) == (204, origin)
+    assert "authorization" in found.headers["access-control-allow-headers"]
+    assert ask(server, key[1], origin=origin).headers["access-control-allow-origin"] == origin
+    assert "access-control-allow-origin" not in ask(server, key[1]).headers
+    assert ask(server, None, "OPTIONS", access_control_request_method="POST").status_code == 401
 
 
 def test_a_websocket_is_not_opened(server: Running) -> None:
@@ -198,6 +210,12 @@ def test_settings_of_a_file_are_overridden_by_flags(tmp_path: Path) -> None:
             load_settings(file, {})
 
 
+def test_the_guide_has_the_defaults_of_all_settings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "serve.md").read_text("utf-8")
+    [block] = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    assert yaml.safe_load(block) == Settings().model_dump(mode="json")
+
+
 def test_key_files(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     one, two = new_key(path, "a"), new_key(path, "b")
@@ -218,8 +236,9 @@ def test_admission_counts_rows() -> None:
     rate = Rate()
     require_in_time(rate, 10**6, 10**6, 0.001)             # nothing is known yet, so nothing is refused
     rate.add(100, 1.0)
-    require_in_time(rate, 100, 100, 2.1)
-    for backlog, cost, status in ((101, 100, 503), (0, 300, 400)):
+    assert require_in_time(rate, 100, 100, 2.1) == 2.1
+    assert require_in_time(rate, 0, 300, 2.0) is None      # an idle engine may try, or one bad measure would refuse for ever
+    for backlog, cost, status in ((101, 100, 503), (0, 3000, 400)):
         with pytest.raises(ApiError) as found:
             require_in_time(rate, backlog, cost, 2.0)
         assert (found.value.status, found.value.retry_sec is not None) == (status, status == 503)

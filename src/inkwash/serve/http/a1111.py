@@ -1,4 +1,4 @@
-"""The interface of A1111's web UI, for the tools that speak it: txt2img, progress, interrupt and what they ask before.
+"""The interface of A1111's web UI, for the tools that speak it: txt2img, img2img, progress, interrupt and what they ask before.
 
 Its options are one state for all callers; here an image depends on its request alone, so options can be read and not changed. Progress and
 interrupt concern the images of the caller's own key. A picture that was interrupted is left out of the answer.
@@ -7,7 +7,6 @@ interrupt concern the images of the caller's own key. A picture that was interru
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import time
@@ -23,8 +22,8 @@ from inkwash._version import __version__
 from inkwash.io.png import read_infotext
 from inkwash.labels import ENDINGS, LABELS
 from inkwash.request import Request
-from inkwash.serve.http.a1111_fields import Text2Image, inert_fields, model_of, requests_of, split
-from inkwash.serve.http.backend import Backend, Made, Order, Wish
+from inkwash.serve.http.a1111_fields import OFF, OFF_IMAGE, Image2Image, Text2Image, from_base64, inert_fields, model_of, requests_of, split, start_of
+from inkwash.serve.http.backend import Backend, Made, Order, Start, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import read_fields
 from inkwash.serve.http.openai import finished
@@ -37,21 +36,33 @@ router = APIRouter(prefix="/sdapi/v1")
 @router.post("/txt2img")
 async def txt2img(http: HttpRequest) -> Response:
     """Pictures from a sentence."""
-    service: Service = http.app.state.service
     body = await json_body(http)
-    asked = read_fields(Text2Image, split(body), {})
+    return await respond(http, read_fields(Text2Image, split(body, OFF), {}), body, None)
+
+
+@router.post("/img2img")
+async def img2img(http: HttpRequest) -> Response:
+    """Pictures from a picture and a sentence."""
+    body = await json_body(http)
+    asked = read_fields(Image2Image, split(body, OFF_IMAGE), {})
+    return await respond(http, asked, {name: value for name, value in body.items() if name not in ("init_images", "mask")}, start_of(asked))
+
+
+async def respond(http: HttpRequest, asked: Text2Image, parameters: dict[str, Any], start: Start | None) -> Response:
+    """The answer, with `parameters` as they were asked."""
+    service: Service = http.app.state.service
     model = service.model(model_of(asked))
     requests = requests_of(asked, model.info)
-    made = await unless_gone(http, make(service, model, requests, http.scope["state"]["owner"]))
+    made = await unless_gone(http, make(service, model, requests, http.scope["state"]["owner"], start))
     warnings = list(dict.fromkeys([*inert_fields(asked), *(text for one in made for text in one.facts["warnings"])]))
     images = [] if asked.send_images is False else [base64.b64encode(one.data).decode() for one in made]
-    return answer({"images": images, "parameters": body, "info": json.dumps(info(requests, made, model, warnings)), "warnings": warnings})
+    return answer({"images": images, "parameters": parameters, "info": json.dumps(info(requests, made, model, warnings)), "warnings": warnings})
 
 
-async def make(service: Service, model: Model, requests: Sequence[Request], owner: str) -> list[Made]:
+async def make(service: Service, model: Model, requests: Sequence[Request], owner: str, start: Start | None) -> list[Made]:
     """The images that were not interrupted."""
     made = []
-    async with service.working(model, requests, owner, service.settings.deadline_sec, Wish()) as orders:
+    async with service.working(model, requests, owner, service.settings.deadline_sec, Wish(), start) as orders:
         for order in orders:
             try:
                 made.append(await finished(order))
@@ -163,11 +174,10 @@ async def png_info(http: HttpRequest) -> Response:
     if set(body) != {"image"} or not isinstance(image, str):
         raise ApiError(400, "missing_parameter", "give one field, image: a PNG in base64", "image")
     try:
-        data = base64.b64decode(image.partition("base64,")[2] or image, validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+        with Image.open(io.BytesIO(from_base64(image, "image")), formats=["PNG"]) as opened:
             texts = {str(name): str(value) for name, value in opened.info.items() if isinstance(value, str)}
-    except (binascii.Error, UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
-        raise ApiError(400, "bad_image", "the image is not a PNG in base64", "image") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        raise ApiError(400, "bad_image", "the image is not a PNG", "image") from None
     text = texts.get("parameters", "")
     prompt, negative, settings = read_infotext(text)
     parameters = {"Prompt": prompt, "Negative prompt": negative, **settings} if text else {}

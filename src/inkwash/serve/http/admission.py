@@ -12,6 +12,8 @@ import math
 from inkwash.serve.admission import Rate
 from inkwash.serve.http.errors import ApiError
 
+HOPELESS = 10.0
+
 
 def rows_of(steps: int, guidance: float | str, width: int, height: int, default: tuple[int, int]) -> int:
     """Cost of an image in rows of the default size: two branches with guidance, and proportional to its area (more, where attention is wide)."""
@@ -29,12 +31,19 @@ def require_room(live: int, mine: int, asked: int, queue: int, queue_per_key: in
             raise ApiError(status, code, f"{have} {text.format(limit)}; try again later", retry_sec=max(1.0, wait_sec))
 
 
-def require_in_time(rate: Rate, backlog: int, cost: int, deadline_sec: float) -> None:
-    """Raises ApiError 503 `deadline_unreachable` with the predicted wait, or 400 when even an idle server would be late."""
+def require_in_time(rate: Rate, backlog: int, cost: int, deadline_sec: float) -> float | None:
+    """The deadline for the engine: None where an idle one shall try although its measure says that it would be late.
+
+    A measure that was taken on a bad day could otherwise refuse everything for ever, for only work corrects it. Raises ApiError 503
+    `deadline_unreachable` with the predicted wait, or 400 when even an idle server would be ten times too late.
+    """
     alone, wait = rate.seconds(cost), rate.seconds(backlog + cost)
-    if alone > deadline_sec:
+    if alone > HOPELESS * deadline_sec:
         raise ApiError(400, "deadline_impossible", f"this takes about {alone:.3g} s on an idle server, and the deadline is {deadline_sec:.3g} s; "
                                                    "ask for fewer steps, a smaller size or fewer images, or for more time", "deadline_ms")
+    if backlog == 0:
+        return deadline_sec if alone <= deadline_sec else None
     if wait > deadline_sec:
         raise ApiError(503, "deadline_unreachable", f"finished after about {wait:.3g} s, and the deadline is {deadline_sec:.3g} s; try again later",
                        retry_sec=wait - deadline_sec)
+    return deadline_sec

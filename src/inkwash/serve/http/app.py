@@ -21,7 +21,7 @@ from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
 
-UPLOADS = frozenset(("/v1/images/edits", "/sdapi/v1/png-info"))
+UPLOADS = frozenset(("/v1/images/edits", "/sdapi/v1/img2img", "/sdapi/v1/png-info"))
 
 
 def create_app(settings: Settings) -> tuple[ASGIApp, Service]:

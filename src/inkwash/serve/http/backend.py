@@ -40,11 +40,15 @@ class Wish(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What an image starts from: picture files as they were sent, and how much changes."""
+    """What an image starts from: picture files as they were sent, and how much changes.
+
+    `mask` is painted where it is transparent or, with `white_paints`, where it is white.
+    """
 
     image: bytes
     mask: bytes | None
     strength: float
+    white_paints: bool = False
 
 
 class Accepted(NamedTuple):
@@ -125,7 +129,7 @@ class Backend:
         """Rows owed to all orders."""
         return math.ceil(sum(order.left for order in self.live.values()))
 
-    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float, wish: Wish, start: Start | None) -> Order:
+    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None) -> Order:
         """Sends a request to the worker. Raises ApiError 503 `model_loading` while there is none."""
         if self.state != "ready":
             raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
@@ -260,4 +264,4 @@ def _describe(start: Start | None) -> dict[str, Any]:
     """The head's part about pictures: where the image ends in the body, and whether a mask follows."""
     if start is None:
         return {}
-    return {"strength": start.strength, "image_bytes": len(start.image), "masked": start.mask is not None}
+    return {"strength": start.strength, "image_bytes": len(start.image), "masked": start.mask is not None, "white_paints": start.white_paints}

@@ -38,12 +38,25 @@ class Answer:
         self.send = send
         self.id = request_id
         self.status = 0
+        self.origin: str | None = None                     # of another site's page that may read this
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode()), *_SAFE]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode()), *_SAFE, *self._cors()]
         await self.send(message)
+
+    def _cors(self) -> list[tuple[bytes, bytes]]:
+        if self.origin is None:
+            return []
+        return [(b"access-control-allow-origin", self.origin.encode("latin-1")), (b"vary", b"origin"),
+                (b"access-control-expose-headers", b"x-request-id, retry-after")]
+
+    async def preflight(self) -> None:
+        """Tells a browser what the page of an allowed origin may send; it asks without a key."""
+        headers = [(b"access-control-allow-methods", b"GET, POST"), (b"access-control-allow-headers", b"authorization, content-type")]
+        await self({"type": "http.response.start", "status": 204, "headers": headers})
+        await self({"type": "http.response.body", "body": b""})
 
     async def refuse(self, error: ApiError) -> None:
         """Answers with an error."""
@@ -79,7 +92,12 @@ class Guard:
         refused: str | None = None
         self.active += 1
         try:
-            self._admit(scope)
+            headers = _headers(scope)
+            answer.origin = self._check_names(scope, headers)
+            if answer.origin is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await answer.preflight()
+                return
+            self._admit(scope, headers)
             body = await self._body(scope, receive)
             await self.app(scope, _replay(body, receive), answer)
         except ApiError as error:
@@ -93,11 +111,8 @@ class Guard:
             self.active -= 1
             self._record(scope, answer, time.perf_counter() - began, refused)
 
-    def _admit(self, scope: Scope) -> None:
-        """Raises ApiError 401, 403 or 503."""
-        headers: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    def _check_names(self, scope: Scope, headers: dict[str, list[str]]) -> str | None:
+        """The origin of another site's page that is allowed, or None. Raises ApiError 403."""
         hosts = headers.get("host", [])
         if len(hosts) != 1 or not self._host_ok(hosts[0]):
             raise ApiError(403, "host_not_allowed", "this server does not answer to the name in the Host header; its operator can allow names")
@@ -109,6 +124,10 @@ class Guard:
         site = headers.get("sec-fetch-site", ["none"])
         if not origins and any(value not in ("none", "same-origin") for value in site):
             raise ApiError(403, "origin_not_allowed", "a page of another site asked for this; its operator can allow origins")
+        return next((origin for origin in origins if origin.lower() != own), None)
+
+    def _admit(self, scope: Scope, headers: dict[str, list[str]]) -> None:
+        """Raises ApiError 401 or 503."""
         scope["state"]["owner"] = self._owner(headers.get("authorization", []))
         if self.active > self.settings.connections:
             raise ApiError(503, "server_overloaded", "too many requests are in progress; try again later", retry_sec=1)
@@ -167,6 +186,13 @@ class Guard:
         fields = {"id": answer.id, "route": route, "method": scope["method"][:16], "status": answer.status, "ms": round(sec * 1000, 1),
                   "owner": scope["state"].get("owner"), "code": code, **scope["state"].get("log", {})}
         LOG.info("request", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
+
+
+def _headers(scope: Scope) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return found
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -13,20 +13,20 @@ from inkwash.picture import Picture, fit_pictures
 MAX_PIXELS = 4096 * 4096
 
 
-def read_pictures(image: bytes, mask: bytes | None, width: int, height: int) -> tuple[Picture, Picture | None, str]:
-    """(picture, mask, note) at the size of a request; what is transparent in `mask` is to be painted, as the Images API has it.
+def read_pictures(image: bytes, mask: bytes | None, white_paints: bool, width: int, height: int) -> tuple[Picture, Picture | None, str]:
+    """(picture, mask, note) at the size of a request; what is transparent in `mask` is to be painted, or what is white.
 
     Raises DataError: image_format, image_too_large, image_unreadable; UsageError: mask_without_alpha, mask_size_differs.
     """
-    probe(image, MAX_PIXELS)
-    found, painted, note = fit_pictures(image, None if mask is None else _transparent(mask), width, height)
+    for data in (image, *([] if mask is None else [mask])):
+        probe(data, MAX_PIXELS)
+    found, painted, note = fit_pictures(image, None if mask is None else mask if white_paints else _transparent(mask), width, height)
     assert found is not None
     return found, painted, note
 
 
 def _transparent(data: bytes) -> Picture:
     """White where the picture is transparent."""
-    probe(data, MAX_PIXELS)
     Picture.of(data)                                       # a damaged file is refused by its own name
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as opened:
         upright = ImageOps.exif_transpose(opened)

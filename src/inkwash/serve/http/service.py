@@ -114,8 +114,8 @@ class Service:
         worker = min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
         mine = sum(order.owner == owner for order in worker.live.values())
         require_room(len(worker.live), mine, len(requests), self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(worker.backlog))
-        require_in_time(worker.rate, worker.backlog, sum(costs), deadline_sec)
-        return worker, [worker.submit(request, owner, cost, deadline_sec, wish, start) for request, cost in zip(requests, costs)]
+        due_sec = require_in_time(worker.rate, worker.backlog, sum(costs), deadline_sec)
+        return worker, [worker.submit(request, owner, cost, due_sec, wish, start) for request, cost in zip(requests, costs)]
 
     @contextlib.asynccontextmanager
     async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish,

@@ -112,7 +112,7 @@ class Worker:
             request, note = Request(**head["request"]), ""
             if "strength" in head:
                 image, mask = body[: head["image_bytes"]], body[head["image_bytes"] :]
-                picture, painted, note = read_pictures(image, mask if head["masked"] else None, request.width, request.height)
+                picture, painted, note = read_pictures(image, mask if head["masked"] else None, head["white_paints"], request.width, request.height)
                 request = dataclasses.replace(request, image=picture, mask=painted, strength=head["strength"])
             ticket = self._engine.submit(request, key=head["key"], deadline_sec=head["deadline_sec"])
         except InkwashError as error:
