@@ -5,7 +5,7 @@ CIFAR-10, pixels of 32 x 32 in patches of 4, told nothing, one recipe with a con
 a run is a fair end of a shorter one. Compute is counted, not timed: the operations of one step, forward and backward, times the steps. The loss is
 that of held-out pictures with the same noise for all, so differences of sizes are far more certain than the losses themselves.
 
-    python benchmarks/dit_scaling.py --data FILE [--samples 16000] [--out FILE.json]
+    python benchmarks/dit_scaling.py --data FILE [--samples 48000] [--batch 32] [--out FILE.json]
 
 keeps what is finished: the same command goes on with the sizes that are missing.
 """
@@ -39,7 +39,7 @@ from inkwash.train.setting import Setting
 from inkwash.train.trainer import Trainer
 
 SIZES = ((48, 3), (96, 5), (160, 7), (256, 10))
-HELD_OUT, TIMES, SHARES = 256, 10, (0.25, 0.5, 1.0)
+HELD_OUT, TIMES, SHARES = 128, 10, (0.5, 1.0)
 
 
 def recipe(width: int, depth: int, samples: int, batch: int) -> DenoiserRun:
@@ -47,7 +47,7 @@ def recipe(width: int, depth: int, samples: int, batch: int) -> DenoiserRun:
     return DenoiserRun.model_validate({
         "task": "denoiser", "name": f"dit-{width}-{depth}", "steps": samples // batch, "batch": batch, "sigma_data": 0.5,
         "network": f"DiTConfig(in_channels=3, out_channels=3, patch=4, width={width}, depth={depth}, heads={width // 16})",
-        "process": "Cosine()", "prediction": "V()", "levels": "stratified", "ema_half_life": samples, "ema_ramp": 0.1,
+        "process": "Cosine()", "prediction": "V()", "levels": "stratified", "ema_half_life": 10**6, "ema_ramp": 0.1,
         "optimizer": {"lr": 1e-3, "warmup": 50}, "data": {"size": 32, "validation": HELD_OUT, "flip": True, "cache": False}})
 
 
@@ -118,7 +118,7 @@ def report(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as Parquet")
-    parser.add_argument("--samples", type=int, default=16_000)
+    parser.add_argument("--samples", type=int, default=48_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--commit", default="not said")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / f"{date.today()}-dit-scaling.json")

@@ -7,7 +7,7 @@ models did, not what their families can do.
 
     python benchmarks/families.py [--seeds 5] [--part plane|images] [--out FILE.json]
 
-writes the JSON file, a table beside it (.md) and a sheet of pictures (.png).
+writes the JSON file, a table beside it (.md) and a sheet of pictures (.png). Trainings in the plane that the file has already are kept.
 """
 
 from __future__ import annotations
@@ -98,6 +98,11 @@ def median(values: list[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).median())
 
 
+def write(out: Path | None, found: dict[str, Any]) -> None:
+    if out:
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
@@ -110,11 +115,11 @@ def main() -> None:
     if given.out and given.out.exists():
         found = {**json.loads(given.out.read_text("utf-8")), **found}
     if given.part != "images":
-        found["plane"] = plane(given.seeds)
+        found["plane"] = plane(given.seeds, found.get("plane", {}), lambda part: write(given.out, {**found, "plane": part}))
     if given.part != "plane":
         found["images"] = images(given.budget, given.out.with_suffix(".png") if given.out else None)
+    write(given.out, found)
     if given.out:
-        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         page = f"# GAN, VAE and diffusion with the same compute\n\n`{found['command']}`\n\n{table(found)}\n"
         given.out.with_suffix(".md").write_text(page, encoding="utf-8")
     print(table(found))

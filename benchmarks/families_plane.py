@@ -10,6 +10,7 @@ multiplications of one training step, and as many steps as a common budget pays 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -197,11 +198,20 @@ def trained(name: str, data: Mixture, seed: int, budget: float = BUDGET) -> dict
             "parameters": sum(p.numel() for part in family.parts for p in part.parameters())}
 
 
-def plane(seeds: int, budget: float = BUDGET) -> dict[str, Any]:
-    """All families, each from `seeds` seeds. `entropy` is the least possible number of nats."""
+def plane(seeds: int, have: dict[str, Any], keep: Callable[[dict[str, Any]], None], budget: float = BUDGET) -> dict[str, Any]:
+    """All families, each from `seeds` seeds; `entropy` is the least possible number of nats. Trainings that `have` holds are not repeated, and `keep`
+    is called with everything after each of the others."""
     data = grid()
     clean = Level(torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
     entropy = -float(data.log_prob(data.sample(100_000, torch.Generator().manual_seed(0)), clean).mean())
     two = [data.sample(COUNT, torch.Generator().manual_seed(k)) for k in (3, 4)]
-    return {"budget": budget, "batch": BATCH, "samples": COUNT, "entropy": entropy, "distance_of_data": sliced(two[1], two[0]),
-            **{name: [trained(name, data, seed, budget) for seed in range(seeds)] for name in FAMILIES}}
+    before = have if have.get("budget") == budget else {}
+    found: dict[str, Any] = {"budget": budget, "batch": BATCH, "samples": COUNT, "entropy": entropy, "distance_of_data": sliced(two[1], two[0]),
+                             **{name: list(before.get(name, [])) for name in FAMILIES}}
+    for seed in range(seeds):
+        for name in FAMILIES:
+            if all(run["seed"] != seed for run in found[name]):
+                found[name].append(trained(name, data, seed, budget))
+                print(name, json.dumps(found[name][-1]), flush=True)
+                keep(found)
+    return found
