@@ -254,8 +254,8 @@ def test_json_that_is_fine_is_read() -> None:
     text = {"prompt": 'a "quoted" [bracket] {brace} \\ é', "n": -3, "x": 0.5, "deep": [[[{}]]], "none": None}
     assert read_object(json.dumps(text).encode()) == text
     assert read_object(json.dumps({"prompt": "[" * 4000}).encode()) == {"prompt": "[" * 4000}
-    began = time.perf_counter()
+    began = time.process_time()
     for body in (b'"' + b'\\"' * 500_000, b'{"a":"' + b"\\" * 999_999, b'"' * 1_000_001):
         with pytest.raises(ApiError):
             read_object(body)
-    assert time.perf_counter() - began < 5, "the depth check is linear"
+    assert time.process_time() - began < 5, "the depth check is linear"

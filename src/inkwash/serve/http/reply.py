@@ -93,9 +93,9 @@ class Events:
             while isinstance(item, bytes):
                 yield item
                 item = await queue.get()
+        finally:
             if watch.done() and not watch.cancelled():
                 self.http.scope["state"]["code"] = "client_gone"
-        finally:
             watch.cancel()
             producer.cancel()
             await asyncio.gather(producer, watch, return_exceptions=True)
