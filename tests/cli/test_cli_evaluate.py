@@ -13,6 +13,7 @@ import pytest
 
 from evaluate_tools import build_data, build_extractor
 from inkwash.cli.main import run
+from inkwash.pipeline import Pipeline
 
 MAIN = "from inkwash.cli.main import main; main()"
 SMALL = ["--num", "48", "--held-out", "6", "--reference", "all", "--bits", "0", "--steps", "2", "--sampler", "ddim"]
@@ -43,6 +44,29 @@ def test_a_report_and_a_summary(report: Path, tiny_model: Path, parts: list[str]
     assert out.rstrip().endswith("index.html")
     assert run(["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(report), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == stored["metrics"]
+
+
+def test_what_was_stopped_goes_on(tiny_model: Path, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    words, made = ["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(tmp_path / "report")], Pipeline.generate
+    calls: list[int] = []
+
+    def stopping(self: Pipeline, *given: object, **more: object) -> object:  # a user's Ctrl-C, in the middle of the second chunk of samples
+        calls.append(1)
+        if len(calls) == 5:                                                    # three trials tell the cost
+            raise KeyboardInterrupt
+        return made(self, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pipeline, "generate", stopping)
+    assert run(words) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "report" / "result.json").exists()
+    monkeypatch.setattr(Pipeline, "generate", made)
+    assert run(words) == 0
+    err = capsys.readouterr().err
+    assert "32 pictures to make" in err
+    assert "16 are there from before" in err
+    assert "samples: 48" in err
 
 
 def test_T9_two_processes_give_the_bits_of_one(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path) -> None:

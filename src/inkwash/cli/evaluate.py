@@ -173,6 +173,10 @@ def evaluate(
         with _progress(speak) as progress:
             found = run(pipeline, data, options, features, clip=texts, judge=(judge_name(), adherence), other=other,
                         folder=report / CACHE if report is not None else None, progress=progress, say=_say if speak else lambda text: None, team=team)
+    except KeyboardInterrupt:
+        if speak and report is not None:
+            _say(f'stopped; the same command goes on from what is in "{report / CACHE}"')
+        raise
     finally:
         team.close()
     if found is None:
@@ -279,9 +283,13 @@ def _curves(samplers: str | None, steps: str, guidance: str, num: str) -> Curves
 
 @contextmanager
 def _progress(speak: bool) -> Iterator[Progress]:
-    """A bar for each stage on a terminal; elsewhere silence."""
+    """A bar for each stage on a terminal, elsewhere a line at its end."""
     if not speak or not sys.stderr.isatty():
-        yield lambda done, total, what: None
+        def tell(done: int, total: int, what: str) -> None:
+            if speak and done == total:
+                _say(f"{what}: {done}")
+
+        yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

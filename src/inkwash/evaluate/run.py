@@ -232,7 +232,7 @@ def _tell_cost(worker: Worker, work: Sequence[tuple[Pipeline, Sequence[Request]]
             evaluations, seconds = evaluations + calls, seconds + each * calls + fixed * missing
     seconds /= worker.team.world
     if worker.team.rank == 0:
-        say(f"{images} pictures to make, {evaluations:,} network evaluations, about {_long(seconds)}; {there} are there from before")
+        say(f"{images} pictures to make, {evaluations:,} network evaluations, about {_long(seconds)} for that; {there} are there from before")
     if worker.team.any(seconds > 60 * minutes):
         raise UsageError("too_long", f"making {images} pictures takes about {_long(seconds)}, more than the {minutes:g} minutes allowed; "
                                      "lower --num or the curves, or allow more")
