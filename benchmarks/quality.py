@@ -22,6 +22,7 @@ import quality_measure
 import quality_train
 from harness import machine
 from quality_data import FILE
+from quality_sample import Way
 
 from inkwash.train.config import read_recipe
 
@@ -54,10 +55,10 @@ def train(who: str, folder: Path, minutes: float) -> None:
         quality_train.peer(who, folder, [round(share * minutes, 2) for share in SHARES])
 
 
-def measure(folder: Path, count: int, out: Path, notes: list[str]) -> None:
+def measure(folder: Path, count: int, way: Way, out: Path, notes: list[str]) -> None:
     """Writes `out`.json and `out`.md."""
     found = {"what": "time to quality on CIFAR-10", "machine": machine(), "notes": [*NOTES, *notes],
-             **quality_measure.measure(folder, count, quality_measure.entries(folder))}
+             **quality_measure.measure(folder, count, way, quality_measure.entries(folder))}
     out.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     out.with_suffix(".md").write_text(quality_measure.page(found), "utf-8")
 
@@ -68,6 +69,8 @@ def main() -> None:
     parser.add_argument("who", nargs="?", choices=(*PEERS, "inkwash"))
     parser.add_argument("--minutes", type=float, default=30.0 * (os.cpu_count() or 1), help="core-minutes of the budget")
     parser.add_argument("--num", type=int, default=2000, help="pictures of each contestant")
+    parser.add_argument("--sampler", default=Way().sampler)
+    parser.add_argument("--steps", type=int, default=Way().steps, help="of the sampler")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--note", action="append", default=[], help="a line for the result")
     parser.add_argument("--out", type=Path, default=FOLDER / "quality")
@@ -80,7 +83,7 @@ def main() -> None:
     if arguments.stage == "all":
         for who, minutes in (*((peer, arguments.minutes) for peer in PEERS), ("inkwash", arguments.minutes / 5)):
             subprocess.run([sys.executable, __file__, "train", who, "--minutes", f"{minutes:g}", "--folder", arguments.folder], check=True)
-    measure(arguments.folder, arguments.num, arguments.out, arguments.note)
+    measure(arguments.folder, arguments.num, Way(arguments.sampler, arguments.steps), arguments.out, arguments.note)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from quality_data import reference
-from quality_sample import PART, SAMPLER, SAMPLER_STEPS, pictures
+from quality_sample import PART, Way, pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -52,20 +52,20 @@ def features(images: Tensor, path: Path) -> tuple[Tensor, str]:
     return load_file(path)["features"], f"{extractor.name}, D = {extractor.dim}, SHA-256 {extractor.hash}"
 
 
-def measure(folder: Path, count: int, which: list[Entry]) -> dict[str, Any]:
+def measure(folder: Path, count: int, way: Way, which: list[Entry]) -> dict[str, Any]:
     """Pictures, features and distances of `which`, and the distance of as many training pictures for scale."""
     apart = reference(folder)
     real, extractor = features(apart, folder / "reference.features.safetensors")
     rows = []
     for entry in which:
-        key = f"{entry.weights.parent.name if entry.name == 'inkwash' else entry.weights.stem}"
-        images = pictures(entry.name, entry.weights, count, folder / "samples" / key)
+        key = f"{entry.weights.parent.name if entry.name == 'inkwash' else entry.weights.stem}-{way.sampler}-{way.steps}"
+        images = pictures(entry.name, entry.weights, way, count, folder / "samples" / key)
         sheet(images).save(folder / f"{key}.png")
         found = frechet_distance(real, features(images, folder / f"{key}-{count}.features.safetensors")[0])
         rows.append({"name": entry.name, "core_minutes": round(entry.minutes, 2), "images_seen": entry.images,
                      "fd": shown(found.unbiased), "fd_at_n": shown(found.plain)})
     half = frechet_distance(real[count:], real[:count])
-    return {"extractor": extractor, "count": count, "reference": len(apart), "sampler": f"{SAMPLER}, {SAMPLER_STEPS} steps, trailing, x0 clamped",
+    return {"extractor": extractor, "count": count, "reference": len(apart), "sampler": f"{way.sampler}, {way.steps} steps, trailing, x0 clamped",
             "rows": rows, "real": {"fd": shown(half.unbiased), "fd_at_n": shown(half.plain)}}
 
 

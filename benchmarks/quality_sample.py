@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import peers
 import torch
@@ -30,7 +31,6 @@ from inkwash.sample import Program, Sampler, prior, run
 from inkwash.train.memory import keep
 from inkwash.value import parse
 
-SAMPLER, SAMPLER_STEPS = "dpmpp_2m", 12
 PART, BATCH = 100, 50
 SHAPE = (3, 32, 32)
 
@@ -70,7 +70,14 @@ def sigmoid() -> tuple[Schedule, Prediction]:
     return Tabulated(tuple(betas.clamp(1e-12, 0.999).tolist())), V()
 
 
-def pictures(name: str, weights: Path, count: int, folder: Path) -> Tensor:
+class Way(NamedTuple):
+    """How pictures are made: a sampler, in a number of steps."""
+
+    sampler: str = "dpmpp_2m_sde"
+    steps: int = 20
+
+
+def pictures(name: str, weights: Path, way: Way, count: int, folder: Path) -> Tensor:
     """uint8 (count, 3, 32, 32): picture j starts from the noise of number j. Parts that are there already are not made again."""
     keep()
     model: tuple[Denoiser, Schedule] | None = None
@@ -82,16 +89,16 @@ def pictures(name: str, weights: Path, count: int, folder: Path) -> Tensor:
             model = model or denoiser(name, weights)
             beside = path.with_suffix(".part")
             numbers = range(first, min(first + PART, count))
-            save_file({"pictures": torch.cat([part(*model, numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)])}, beside)
+            save_file({"pictures": torch.cat([part(*model, way, numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)])}, beside)
             beside.replace(path)
         parts.append(load_file(path)["pictures"])
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def part(model: Denoiser, schedule: Schedule, numbers: range) -> Tensor:
+def part(model: Denoiser, schedule: Schedule, way: Way, numbers: range) -> Tensor:
     """uint8 (n, 3, 32, 32)."""
-    plan = parse(SAMPLER, Sampler).plan(Trailing().levels(schedule, SAMPLER_STEPS))  # type: ignore[type-abstract]
+    plan = parse(way.sampler, Sampler).plan(Trailing().levels(schedule, way.steps))  # type: ignore[type-abstract]
     programs = [Program(plan, 0, number, prior(plan, SHAPE, 0, number)) for number in numbers]
 
     def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
