@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from inkwash.nn import native
 from inkwash.nn.attention import SpatialAttention, attend
-from inkwash.nn.layers import Up
+from inkwash.nn.layers import Up, silu_norm
 from inkwash.nn.native import attention, groups, inference, pixel_norm, pointwise, weights
 from inkwash.nn.native.layout import nhwc
 from inkwash.nn.unet import ResBlock
@@ -102,6 +104,27 @@ def test_pixels_are_shuffled_as_torch_does(shape: tuple[int, ...]) -> None:
     assert torch.equal(pointwise.unshuffle(y), x)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 16, 24), (1, 1, 3, 3), (3, 2, 5, 37)])
+def test_edges(shape: tuple[int, ...]) -> None:
+    """Value and gradient of torch's operators, each sample with a weight of its own."""
+    e = torch.randn(shape)
+    e[0, 0, 1, 1] = e[0, 0, 1, 0]                                                       # a difference of 0 has the gradient 0
+    weight, found = torch.arange(1.0, shape[0] + 1), []
+    for own in (True, False):
+        given = e.clone().requires_grad_()
+        if own:
+            y = native.edges(given)
+        else:
+            right, down = given[..., :, 1:] - given[..., :, :-1], given[..., 1:, :] - given[..., :-1, :]
+            inner = right[..., 1:-1, 1:] - right[..., 1:-1, :-1] + down[..., 1:, 1:-1] - down[..., :-1, 1:-1]
+            y = torch.stack([part.abs().flatten(1).mean(1) for part in (right, down, inner)]).sum(0)
+        (y * weight).sum().backward()
+        assert given.grad is not None
+        found.append((y.detach(), given.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("rows", [96, 50])
 def test_gradient_of_a_linear_map(rows: int) -> None:
     x, dy = torch.randn(rows, 32).bfloat16(), torch.randn(rows, 48).bfloat16()
@@ -141,7 +164,18 @@ def modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
             "group": (ResnetBlock(32, 32, 16, 8, 1e-5), (x, torch.randn(4, 16))),
             "group wider": (ResnetBlock(32, 48, 16, 8, 1e-5), (x, torch.randn(4, 16))),
             "group alone": (ResnetBlock(32, 40, 0, 4, 1e-6), (x,)), "norm": (Normed(32), (x,)), "up": (Upsample(32), (x,)),
-            "enlarge": (Up(32, 48), (x,))}
+            "enlarge": (Up(32, 48), (x,)), "silu norm": (Lambda(silu_norm), (x,))}
+
+
+class Lambda(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class Normed(nn.Module):
@@ -210,7 +244,8 @@ def results(samples: slice) -> dict[str, Tensor]:
     layer = nn.GroupNorm(6, 48).bfloat16().requires_grad_(False)
     found = {"norm": pixel_norm.norm(x, film, True), "group": groups.norm(x, add, affine, True), "attention": attention.forward(q, kv, None, 3),
              "inference attention": inference.attention(q, *kv.chunk(2, dim=-1), 3), "inference group": inference.group_norm(x, layer, True, add),
-             "geglu": inference.geglu(kv), "silu": pointwise.silu(x), "silu dx": pointwise.silu_back(dy, x), "unshuffle": pointwise.unshuffle(x)}
+             "geglu": inference.geglu(kv), "silu": pointwise.silu(x), "silu dx": pointwise.silu_back(dy, x), "unshuffle": pointwise.unshuffle(x),
+             "edges": native.edges(x.float())}
     found["norm dx"], dfilm = pixel_norm.norm_back(dy, x, film, True)
     assert dfilm is not None
     group = groups.norm_back(dy, x, add, affine, True)

@@ -15,7 +15,7 @@ from inkwash.errors import UsageError
 from inkwash.nn.attention import SpatialAttention
 from inkwash.nn.config import NetworkConfig, require
 from inkwash.nn.embed import NoiseEmbedding
-from inkwash.nn.layers import Down, channel_norm, conv3, zero
+from inkwash.nn.layers import Down, conv3, silu_norm, zero
 from inkwash.nn.unet import ResBlock
 
 
@@ -82,4 +82,4 @@ class NoisyClassifier(nn.Module):
                 x = site(x, embedding) if isinstance(site, ResBlock) else site(x)
             if level < len(self.downsample):
                 x = self.downsample[level](x)
-        return self.head(F.silu(channel_norm(x)).mean(dim=(2, 3)))                      # (B, num_classes)
+        return self.head(silu_norm(x).mean(dim=(2, 3)))                      # (B, num_classes)

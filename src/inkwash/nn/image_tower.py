@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inkwash.errors import UsageError
 from inkwash.nn.config import NetworkConfig, require
-from inkwash.nn.layers import Down, channel_norm, conv3
+from inkwash.nn.layers import Down, conv3, silu_norm
 from inkwash.nn.vae import LocalBlock
 
 
@@ -61,4 +61,4 @@ class ImageTower(nn.Module):
         if height % factor or width % factor:
             raise UsageError("bad_size", f"the image tower cannot take {width} x {height}; both must be multiples of {factor}")
         h = self.body(F.pixel_unshuffle(image, self.config.patch))                      # (B, D, H/f, W/f)
-        return self.head(F.silu(channel_norm(h)).mean(dim=(2, 3)))                      # (B, out_dim)
+        return self.head(silu_norm(h).mean(dim=(2, 3)))                      # (B, out_dim)

@@ -24,6 +24,11 @@ def channel_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     return F.layer_norm(pixels, (pixels.shape[-1],), eps=eps).permute(0, 3, 1, 2)
 
 
+def silu_norm(x: Tensor) -> Tensor:
+    """silu(channel_norm(x))."""
+    return native.silu_norm(x) if native.ready(x) else F.silu(channel_norm(x))
+
+
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x (1 + scale) + shift: feature-wise modulation, the identity at scale = shift = 0. Perez et al. 2017, arXiv 1709.07871.
 

@@ -21,7 +21,7 @@ from inkwash.nn import native
 from inkwash.nn.attention import SpatialAttention, check_form
 from inkwash.nn.config import NetworkConfig, require
 from inkwash.nn.embed import GlobalEmbedding, needed
-from inkwash.nn.layers import Down, Up, channel_norm, conv1, conv3, modulate, zero
+from inkwash.nn.layers import Down, Up, channel_norm, conv1, conv3, modulate, silu_norm, zero
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,7 +181,7 @@ class UNet(nn.Module):
             level, within = divmod(index + 1, config.blocks + 1)
             if within == 0 and level <= len(self.upsample):
                 x = self.upsample[level - 1](x)
-        x = self.out(F.silu(channel_norm(x)))                                           # (B, out_channels p^2, H/p, W/p)
+        x = self.out(silu_norm(x))                                                      # (B, out_channels p^2, H/p, W/p)
         return F.pixel_shuffle(x, config.patch) if config.patch > 1 else x              # (B, out_channels, H, W)
 
     def _check(self, x: Tensor) -> None:

@@ -22,7 +22,7 @@ from inkwash.errors import UsageError
 from inkwash.nn import native
 from inkwash.nn.attention import SpatialAttention
 from inkwash.nn.config import NetworkConfig, require
-from inkwash.nn.layers import Down, Up, channel_norm, conv1, conv3, zero
+from inkwash.nn.layers import Down, Up, channel_norm, conv1, conv3, silu_norm, zero
 
 LOGVAR_RANGE = (-20.0, 10.0)
 
@@ -122,7 +122,7 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """The image (B, channels, f h, f w) of clean latents z (B, latent_channels, h, w); not clamped."""
         h = self.decoder(z)                                                             # (B, D, f h / patch, f w / patch)
-        return F.pixel_shuffle(self.pixels(F.silu(channel_norm(h))), self.config.patch)
+        return F.pixel_shuffle(self.pixels(silu_norm(h)), self.config.patch)
 
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(image, mean, logvar) with the latent mean + exp(logvar / 2) eps decoded; eps ~ N(0, 1) has the latent's shape."""

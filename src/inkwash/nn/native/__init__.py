@@ -2,9 +2,9 @@
 
 Two things keep torch's own operators from the speed of the machine when a small network is trained in bfloat16: chains of elementwise
 operators, each of which walks memory again, and gradients of weights, whose matrix products have both sides transposed. `ready` says
-whether `block`, `local`, `enlarge`, `read`, `attend`, `group_block`, `group_norm` and `conv` may take the place of torch's operators: in training on
-the CPU under bfloat16 autocast, where the library works. Otherwise torch alone computes, and `status` says why. The modules of inference
-stand apart, since they are asked for by name.
+whether the functions of this module may take the place of torch's operators: in training on the CPU under bfloat16 autocast, where the
+library works. Otherwise torch alone computes, and `status` says why. The kernels of inference stand apart, in `inference`, since they are
+asked for by name.
 
 A library that computes something else than torch on a small example is not used. Sums have a fixed order: results depend neither on the
 number of threads nor on the other samples of a batch.
@@ -21,11 +21,12 @@ from torch import Tensor
 from inkwash.errors import InkwashWarning
 from inkwash.nn.native import build, check
 from inkwash.nn.native.attention import attend
-from inkwash.nn.native.blocks import block, enlarge, local
+from inkwash.nn.native.blocks import block, enlarge, local, silu_norm
+from inkwash.nn.native.differences import edges
 from inkwash.nn.native.group_blocks import conv, group_block, group_norm
 from inkwash.nn.native.spatial import read
 
-__all__ = ["attend", "block", "conv", "enlarge", "group_block", "group_norm", "local", "read", "ready", "status", "usable"]
+__all__ = ["attend", "block", "conv", "edges", "enlarge", "group_block", "group_norm", "local", "read", "ready", "silu_norm", "status", "usable"]
 
 
 @functools.cache

@@ -81,6 +81,25 @@ class Local(torch.autograd.Function):
         return dx, dw_in, db_in, dw_out, db_out
 
 
+class SiluNorm(torch.autograd.Function):
+    """silu(norm(x))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return norm(x, None, True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return norm_back(grads[0], ctx.saved_tensors[0], None, True)[0]
+
+
+def silu_norm(x: Tensor) -> Tensor:
+    """silu(norm(x)) for x (B, C, H, W)."""
+    return SiluNorm.apply(nhwc(x))  # type: ignore[no-any-return,no-untyped-call]
+
+
 class Enlarge(torch.autograd.Function):
     """A linear map to 4 D channels, which become 2 x 2 pixels."""
 

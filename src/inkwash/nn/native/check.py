@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from inkwash.nn.native import attention, groups, inference, pixel_norm, pointwise, weights
+from inkwash.nn.native import attention, differences, groups, inference, pixel_norm, pointwise, weights
 from inkwash.nn.native.layout import BF16, nhwc
 
 TOLERANCE = 0.01
@@ -80,7 +80,14 @@ def _shuffle() -> tuple[Tensor, Tensor]:
     return pointwise.shuffle(x), F.pixel_shuffle(x.float(), 2)
 
 
+def _edges() -> tuple[Tensor, Tensor]:
+    e = _random(2, 3, 5, 7).float()
+    right, down = e[..., :, 1:] - e[..., :, :-1], e[..., 1:, :] - e[..., :-1, :]
+    inner = right[..., 1:-1, 1:] - right[..., 1:-1, :-1] + down[..., 1:, 1:-1] - down[..., :-1, 1:-1]
+    return differences.edges(e), sum((part.abs().flatten(1).mean(1) for part in (right, down, inner)), torch.zeros(2))
+
+
 EXAMPLES: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
     "the norm of pixels": _pixel_norm, "group norm": _group_norm, "the gradient of weights": _weights, "attention": _attention,
-    "long attention": _long_attention, "the gated GELU": _gate, "SiLU": _silu, "the shuffling of pixels": _shuffle,
+    "long attention": _long_attention, "the gated GELU": _gate, "SiLU": _silu, "the shuffling of pixels": _shuffle, "edges": _edges,
 }
