@@ -161,14 +161,6 @@ def estimates(found: Mapping[str, Statistic], k: int, level: float = LEVEL) -> d
             "coverage": share_estimate(found["coverage"], num_real, level, note)}
 
 
-def density_estimate(found: Statistic, level: float = LEVEL, note: str = "") -> Estimate:
-    """The interval of a density. Where no ball holds a sample there is no spread to see: the upper end is then that of the share of samples that
-    could be inside, by Wilson, each counted as dense as a real picture, 1."""
-    if found.value > 0:
-        return found.estimate(level, note)
-    return Estimate(0.0, 0.0, wilson(0.0, len(found.fake), level)[1], found.num, level, note)
-
-
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5, *, level: float = LEVEL) -> Neighbours:
     """The four numbers of features (M, D) of real and (N, D) of generated images. Raises UsageError `bad_neighbours`."""
     return Neighbours(**estimates(neighbour_statistics(real, fake, k), k, level))
