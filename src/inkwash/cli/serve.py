@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from inkwash.errors import UsageError
 
+Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
+
 
 def serve(*models: str, host: str | None = None, port: int | None = None, device: str | None = None, keys: Path | None = None,
-          new_key: str | None = None, allow_host: tuple[str, ...] = (), allow_origin: tuple[str, ...] = (), policy: str | None = None,
+          new_key: str | None = None, allow_host: Names = (), allow_origin: Names = (), policy: str | None = None,
           queue: int | None = None, deadline_sec: float | None = None, log_prompts: bool | None = None, config: Path | None = None) -> int:
     """Serve models over HTTP: the Images API of OpenAI.
 
