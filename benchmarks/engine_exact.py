@@ -1,6 +1,6 @@
 """Randomly mixed requests through the engine against each one's solo run: how many have another pixel hash?
 
-    python benchmarks/engine_exact.py --count 10000 --model MODEL --out benchmarks/DATE-engine-exact.json
+    python benchmarks/engine_exact.py --count 10000 --out benchmarks/DATE-engine-exact.json
 
 Requests differ in prompt, negative prompt, sampler, spacing, steps, guidance (off, on, by interval, rescaled), seed and size; they arrive at random
 ticks under random priorities, and some are cancelled, or suspended to bytes and resumed, in mid-image. The solo run is made by a second pipeline
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,23 +56,37 @@ def part(model: str, count: int, seed: int, policy: str, rows: int, most_steps: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="", help="a model; without one, the tiny untrained model of the tests")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--part", type=int, default=500, help="requests of one engine")
     parser.add_argument("--steps", type=int, default=50, help="the most steps of a request")
     parser.add_argument("--limit-minutes", type=float, default=1e9, help="begin no part after this")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, options.model or str(tiny(Path(folder) / "tiny")))
+
+
+def tiny(folder: Path) -> Path:
+    """The model of the tests: latent diffusion with text at 32 x 32, random weights."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from conftest import build_tiny
+
+    return build_tiny(folder)
+
+
+def measure(options: argparse.Namespace, model: str) -> None:
+    """Runs the parts, and writes what was found after each."""
     began, parts = time.monotonic(), []
     policies = [str(cls()) for cls in registry(Policy).values()]
     for number in range(-(-options.count // options.part)):
         if time.monotonic() - began > 60 * options.limit_minutes:
             break
-        policy, rows = policies[number % len(policies)], (16, 2, 7, 32)[number % 4]
+        policy, rows = policies[number % len(policies)], (16, 2, 7, 32)[(number + number // 4) % 4]
         count = min(options.part, options.count - number * options.part)
-        parts.append({"policy": policy, "rows": rows, "seed": number, **part(options.model, count, number, policy, rows, options.steps)})
+        parts.append({"policy": policy, "rows": rows, "seed": number, **part(model, count, number, policy, rows, options.steps)})
         total = {name: sum(int(one[name]) for one in parts) for name in ("finished", "different", "cancelled", "moved", "rows", "ticks")}
-        pipe = Pipeline.from_pretrained(options.model)
+        pipe = Pipeline.from_pretrained(model)
         result = {"what": __doc__.splitlines()[0], "asked": options.count, **total, "determinism": pipe.determinism, "model": pipe.info.name,
                   "parts": parts, "seconds": round(time.monotonic() - began, 1), "machine": machine()}
         print(json.dumps(parts[-1]), flush=True)
