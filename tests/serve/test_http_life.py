@@ -18,7 +18,9 @@ LONG = 200
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--queue", "3") as found:
+    config = tmp_path_factory.mktemp("config") / "serve.yaml"
+    config.write_text("queue: 3\ndrain_sec: 240\n")
+    with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--config", str(config)) as found:
         yield found
 
 
@@ -107,11 +109,11 @@ def test_sigterm_finishes_what_was_accepted(server: Running) -> None:
     asked = Asked(server, steps=LONG)
     live(server, 1)
     server.process.send_signal(signal.SIGTERM)
-    wait(lambda: httpx2.get(f"{server.url}/readyz", timeout=250).status_code == 503, 2)
+    wait(lambda: httpx2.get(f"{server.url}/readyz", timeout=250).status_code == 503, 20)
     refused = Asked(server, steps=1).answer()
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert httpx2.get(f"{server.url}/livez", timeout=250).status_code == 200
     assert asked.answer().status_code == 200
-    assert server.process.wait(30) == 0
-    wait(lambda: not Path(f"/proc/{worker}").exists(), 5)
+    assert server.process.wait(60) == 0
+    wait(lambda: not Path(f"/proc/{worker}").exists(), 20)
     assert not [line for line in server.log if line["level"] == "error" and line["message"] != "a worker died"]
