@@ -14,8 +14,8 @@ from inkwash.cond import Cond
 from inkwash.condition import NoConditioner, Null, NullConfig, TextConditioner
 from inkwash.core.coordinate import Angle, Coordinate, QuarterLogSigma, TimeIndex
 from inkwash.core.level import Gauge, Level
-from inkwash.core.prediction import Prediction, V
-from inkwash.core.schedule import Cosine, Schedule
+from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
+from inkwash.core.schedule import Cosine, Exponential, Linear, ScaledLinear, Schedule, Shifted, Sigmoid, Straight, ZeroTerminal
 from inkwash.denoiser import Denoiser
 from inkwash.io.info import Defaults, ModelInfo, Sizes
 from inkwash.nn.config import NetworkConfig
@@ -25,8 +25,16 @@ from inkwash.pipeline import Pipeline
 from inkwash.tokenizer import Tokenizer
 from inkwash.verify.pictures import Pictures
 
-COLOURS = {"red": (210, 40, 50), "green": (50, 190, 70), "blue": (40, 60, 200), "white": (235, 230, 225)}
+COLOURS = {"red": (210, 40, 50), "green": (50, 190, 70), "blue": (20, 110, 220), "white": (235, 230, 225)}
 CELL = 4
+# Other words for one model: process, prediction, coordinate (None: Angle), scale of the data.
+RIGHT: tuple[tuple[Schedule, Prediction, Coordinate | None, float], ...] = (
+    (Cosine(), V(), None, 1.0), (Cosine(), X0(), None, 1.0), (Cosine(), EDM(), None, 1.0), (Linear(), Eps(), None, 1.0),
+    (Linear(), Score(), None, 1.0), (ScaledLinear(), V(), TimeIndex(ScaledLinear()), 1.0), (ZeroTerminal(ScaledLinear()), V(), None, 1.0),
+    (Straight(), Velocity(), None, 1.0), (Shifted(Straight()), Velocity(), TimeIndex(Straight(), 1000.0, 0.0), 1.0),
+    (Exponential(), EDM(), QuarterLogSigma(), 1.0), (Exponential(), Eps(), None, 1.0), (Sigmoid(), X0(), QuarterLogSigma(), 1.0),
+    (Straight(), Velocity(), None, 0.5), (Linear(), Eps(), TimeIndex(Linear()), 2.0),
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,12 +89,14 @@ def write(given: Pictures, folder: Path) -> Path:
     return folder
 
 
-def trained(latent: bool, steps: int = 300) -> Pipeline:
-    """V on the cosine process: latents of 16 x 16 pictures told their captions, or 8 x 8 pixels told nothing."""
+def trained(latent: bool, steps: int = 300, seed: int = 0, process: Schedule | None = None, prediction: Prediction | None = None,
+            coordinate: Coordinate | None = None) -> Pipeline:
+    """Latents of 16 x 16 pictures told their captions, or 8 x 8 pixels told nothing; V on the cosine process unless others are given."""
+    process, prediction = process or Cosine(), prediction or V()
     size = 16 if latent else 8
     given = pictures(512, 1, size, CELL if latent else 2)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = UNetConfig(in_channels=3, out_channels=3, widths=(32,), attention=(False,), cross=(False,), mid_attention=False, cross_mid=False,
                              pooled_dim=32 if latent else 0).build()
         conditioner: NoConditioner | TextConditioner = NoConditioner()
@@ -100,26 +110,27 @@ def trained(latent: bool, steps: int = 300) -> Pipeline:
             codec = Latent(plain.vae, z.mean((0, 2, 3)).tolist(), z.std((0, 2, 3)).tolist(), CELL)
         x0 = codec.encode(given.pixels).x
         sigma_data = 1.0 if latent else round(float(x0.std()), 3)
-        denoiser = Denoiser(network, V(), sigma_data=sigma_data)
+        denoiser = Denoiser(network, prediction, process.gauge, sigma_data=sigma_data, coordinate=coordinate)
         cond = conditioner(given.captions)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
         for step in range(steps):
             pick = torch.randint(0, len(x0), (32,))
-            level = Cosine()((torch.arange(32) + torch.rand(())) / 32)
+            level = process((torch.arange(32) + torch.rand(())) / 32)
             eps = torch.randn(32, *x0.shape[1:])
             keep = torch.rand(32) >= 0.15
             told = conditioner.drop(cond.take(pick), keep) if latent else Cond.none(32)
             out = denoiser.output(level.mix(x0[pick], eps), level, told)
-            loss = (out.y - V().target(out.level, x0[pick] / sigma_data, eps)).square().mean()
+            loss = (out.y - prediction.target(out.level, x0[pick] / sigma_data, eps)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             for group in optimizer.param_groups:
                 group["lr"] = 3e-3 * (1 - step / steps)
-    info = ModelInfo("toy", "Cosine()", "V()", sigma_data=sigma_data, codec="latent" if latent else "pixels", channels=3,
-                     factor=CELL if latent else 1, mean=tuple(codec.mean.flatten().tolist()) if isinstance(codec, Latent) else (),
-                     std=tuple(codec.std.flatten().tolist()) if isinstance(codec, Latent) else (), conditioning="text" if latent else "none",
-                     length=8 if latent else 0, sizes=Sizes((size, size), size, size, size), defaults=Defaults(4, "ddim", "trailing", 1.0))
+    mean, std = (tuple(part.flatten().tolist()) for part in (codec.mean, codec.std)) if isinstance(codec, Latent) else ((), ())
+    info = ModelInfo("toy", repr(process), repr(prediction), process.gauge.value, sigma_data, repr(coordinate) if coordinate else "",
+                     codec="latent" if latent else "pixels", channels=3, factor=CELL if latent else 1, mean=mean, std=std,
+                     conditioning="text" if latent else "none", length=8 if latent else 0, sizes=Sizes((size, size), size, size, size),
+                     defaults=Defaults(4, "ddim", "trailing", 1.0))
     return Pipeline(denoiser.eval().requires_grad_(False), codec, conditioner, info)
 
 

@@ -89,7 +89,8 @@ def below(value: float, limit: float, note: str = "", cell: str = "") -> Measure
 class Report:
     """What was claimed and what was found. `head` are facts to print above the table: versions, counts, the false-alarm rate.
 
-    A `survey` of somebody else's work does not fail: what differs is marked with an exclamation mark.
+    A `survey` of somebody else's work does not fail: what differs is marked with an exclamation mark. A `tall` report is about one part only
+    and has one line per claim.
     """
 
     title: str
@@ -98,6 +99,7 @@ class Report:
     seconds: float
     head: tuple[tuple[str, str], ...] = ()
     survey: bool = False
+    tall: bool = False
 
     @property
     def failures(self) -> tuple[Finding, ...]:
@@ -122,13 +124,20 @@ class Report:
         """One table per kind of part, the failures in full, and a sum; with `explain` every claim's sentence."""
         lines = [self.title, *(f"  {name}: {value}" for name, value in self.head), ""]
         for kind in dict.fromkeys(finding.kind for finding in self.findings):
-            lines += [*self._table(kind), ""]
+            lines += [*(self._list() if self.tall else self._table(kind)), ""]
         if explain:
             lines += columns_of([[f"  {claim.kind}".rstrip(), claim.name, claim.says] for claim in self.claims]) + [""]
         lines += [f"  {finding.line()}" for finding in self.failures] + ([""] if self.failures else [])
         held = len(self.findings) - len(self.failures)
         lines.append(f"{held} of {len(self.findings)} claims hold, {self.seconds:.1f} s")
         return "\n".join(lines)
+
+    def _list(self) -> list[str]:
+        found = {finding.claim: finding for finding in self.findings}
+        names = dict.fromkeys([*(claim.name for claim in self.claims), *found])
+        return columns_of([["claim", "", "measured"]] + [
+            [name, "ok" if found[name].passed else "FAIL", found[name].measured] if name in found
+            else [name, "-", "not asked: it does not apply, or another claim must hold first"] for name in names])
 
     def _table(self, kind: str) -> list[str]:
         mine = [finding for finding in self.findings if finding.kind == kind]

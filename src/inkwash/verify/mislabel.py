@@ -29,7 +29,7 @@ Change = Callable[[ModelInfo], dict[str, object]]
 
 
 class Mislabel(NamedTuple):
-    """`plant(folder)` changes the folder in place; `claims` are those of which one at least must fail; `needs` is "", "latent" or "text"."""
+    """`plant(folder)` changes the folder in place; one of `claims` at least must fail. `needs`: "", "latent", "text" or "none" (no condition)."""
 
     name: str
     claims: tuple[str, ...]
@@ -93,25 +93,46 @@ def _foreign(tensors: dict[str, Tensor]) -> None:
         tensors[name] = torch.randn(tensors[name].shape, generator=generator) * 3
 
 
-def _scramble(tensors: dict[str, Tensor]) -> None:
-    table = max((name for name in tensors if "embed" in name or "token" in name), key=lambda name: tensors[name].numel())
-    tensors[table] = tensors[table].roll(tensors[table].shape[0] // 3, 0)
+def _reverse(tensors: dict[str, Tensor]) -> None:
+    """A UNet that was trained on pictures in the order blue, green, red."""
+    tensors["conv_in.weight"] = tensors["conv_in.weight"].flip(1).contiguous()
+    for name in ("out.weight", "out.bias"):
+        tensors[name] = tensors[name].flip(0).contiguous()
 
 
-def _edit_config(folder: Path) -> None:
-    path = folder / read_info(folder).network / "config.json"
-    path.write_text(path.read_text("utf-8").replace("dropout=0.0", "dropout=0.1"), "utf-8")
+def configured(name: str, claim: str, old: str, new: str, *, manifest: bool) -> Mislabel:
+    """A fault in the network's config.json."""
+    def plant(folder: Path) -> None:
+        path = f"{read_info(folder).network}/config.json"
+        replace_text(folder, path, (folder / path).read_text("utf-8").replace(old, new), manifest=manifest)
+
+    return Mislabel(name, (claim,), plant)
 
 
-def _wrong_config(folder: Path) -> None:
+def replace_text(folder: Path, name: str, text: str, *, manifest: bool) -> None:
+    """Writes a file of a model folder, and its hash if `manifest`."""
+    (folder / name).write_text(text, "utf-8")
+    if manifest:
+        entry = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        write_manifest(folder, {**read_manifest(folder), name: entry})
+
+
+def _renumber(folder: Path) -> None:
+    """A tokenizer with the same words under other numbers, as another training would give them."""
+    raw = json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))
+    special = {item["content"] for item in raw["added_tokens"]}
+    words = [word for word in raw["model"]["vocab"] if word not in special]
+    ids = [raw["model"]["vocab"][word] for word in words]
+    raw["model"]["vocab"] |= dict(zip(words, ids[len(ids) // 3:] + ids[:len(ids) // 3], strict=True))
+    replace_text(folder, "tokenizer/tokenizer.json", json.dumps(raw, ensure_ascii=False), manifest=True)
+
+
+def _retype(folder: Path) -> None:
+    """A manifest that gives another dtype for one tensor."""
+    files = read_manifest(folder)
     own = read_info(folder).network
-    path = folder / own / "config.json"
-    raw = json.loads(path.read_text("utf-8"))
-    raw["config"] = raw["config"].replace("blocks=1", "blocks=2")
-    text = json.dumps(raw, indent=1) + "\n"
-    path.write_text(text, "utf-8")
-    entry = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    write_manifest(folder, {**read_manifest(folder), f"{own}/config.json": entry})
+    next(iter(files[f"{own}/{weights_name(own)}"]["tensors"].values()))["dtype"] = "float64"
+    write_manifest(folder, files)
 
 
 def _delist(folder: Path) -> None:
@@ -156,19 +177,26 @@ MISLABELS = (
     relabelled("text of another length", "parts", lambda info: {"length": info.length // 2}, "text"),
     relabelled("latent side", "parts", lambda info: {"factor": info.factor * 2}, "latent"),
     rewritten("null condition of another model", "condition", "conditioner", _foreign, manifest=True, needs="text"),
-    rewritten("words numbered by another tokenizer", "condition", "text_encoder", _scramble, manifest=True, needs="text"),
+    rewritten("channels in reverse order", "order", "", _reverse, manifest=True),
+    Mislabel("words numbered by another tokenizer", ("condition",), _renumber, "text"),
+    Mislabel("another dtype in the manifest", ("files",), _retype),
     rewritten("one bit flipped", "files", "", _flip, manifest=False),
     rewritten("two tensors swapped", "files", "", _swap, manifest=False),
     rewritten("a tensor missing", "files", "", _lose, manifest=False),
     rewritten("a tensor missing, manifest to match", "parts", "", _lose, manifest=True),
     rewritten("a NaN, manifest to match", "files", "", _spoil, manifest=True),
-    Mislabel("config edited", ("files",), _edit_config),
-    Mislabel("config of another depth, manifest to match", ("parts",), _wrong_config),
+    configured("config edited", "files", "dropout=0.0", "dropout=0.1", manifest=False),
+    configured("config of another depth, manifest to match", "parts", "blocks=1", "blocks=2", manifest=True),
+    configured("called distilled, manifest to match", "parts", "guidance=False", "guidance=True", manifest=True),
+    relabelled("a default sampler that does not exist", "defaults",
+               lambda info: {"defaults": dataclasses.replace(info.defaults, sampler="eular")}),
+    relabelled("default guidance with nothing to be guided by", "defaults",
+               lambda info: {"defaults": dataclasses.replace(info.defaults, guidance=4.0)}, "none"),
     Mislabel("weights not in the manifest", ("files",), _delist),
 )
 
 
 def suited(info: ModelInfo) -> tuple[Mislabel, ...]:
     """Those that a model of this kind can have."""
-    kinds = {"", *(("latent",) if info.codec == "latent" else ()), *(("text",) if info.conditioning == "text" else ())}
+    kinds = {"", info.codec, info.conditioning}
     return tuple(fault for fault in MISLABELS if fault.needs in kinds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from inkwash.errors import InkwashError, UsageError
 from inkwash.evaluate.denoisers.conventions import Asked, ask_otherwise
 from inkwash.evaluate.denoisers.latents import other_statistics
 from inkwash.evaluate.denoisers.probe import probe
+from inkwash.io.foreign_info import is_foreign
 from inkwash.io.info import find_model, read_info
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
@@ -40,16 +41,30 @@ COUNT, FEW, MANY = 16, 8, 64                               # pictures for the pr
 CLAIMS = (
     Claim("files", "Every file has the bytes of the manifest, every tensor its name, shape, dtype and SHA-256, and all values are finite."),
     Claim("parts", "The parts agree on channels, latent size, text length and width, and every part can be built."),
+    Claim("defaults", "A request with the default settings can be made, and none of them is inert."),
     Claim("terminal", f"The prediction gives x0 at the last level, and at most {LEAK:g} of the signal's amplitude is left there."),
     Claim("prediction", "No other prediction, sign or direction of time explains the network's answers clearly better than the declared one."),
     Claim("coordinate", "No other noise coordinate makes the network denoise clearly better."),
     Claim("gauge", "Neither of the other gauges makes the network denoise clearly better."),
     Claim("scale", "No other scale of the data makes the network denoise clearly better."),
+    Claim("order", "The network does not denoise clearly better with the channels in reverse order."),
     Claim("statistics", "Under no other latent mean or std are pictures clearly more likely; and given pictures have std 0.9 to 1.1."),
     Claim("round trip", "Latents that the model makes come back from pixels with 0.9 to 1.1 of their std."),
     Claim("condition", "Right captions serve at least as well as none, and no caption at least as well as wrong ones."),
     Claim("repeat", "The same request gives the same bits again."),
 )
+
+CORRECT = "if the weights are right, correct {} in inkwash.json as the guide Verify shows"
+NEXT = {                                                   # what to do when a claim fails
+    "files": "restore that file from where the model came from, or export the model again",
+    "parts": "export the model again from one training; parts of two models do not mix",
+    "defaults": CORRECT.format("defaults"), "terminal": CORRECT.format("process or prediction"), "prediction": CORRECT.format("prediction"),
+    "coordinate": CORRECT.format("coordinate"), "gauge": CORRECT.format("gauge"), "scale": CORRECT.format("sigma_data, or std of the latents,"),
+    "order": "give the network its channels in the order of its training: convert the weights again",
+    "statistics": CORRECT.format("mean and std"), "round trip": "export the model with the autoencoder that it was trained with",
+    "condition": "export the model with the tokenizer, text encoder and null condition that it was trained with",
+    "repeat": "run it with one thread; if the bits still differ, the machine or its torch is at fault",
+}
 
 
 def report(model: str | Path, only: str | None = None, data: str | Path | None = None) -> Report:
@@ -64,20 +79,24 @@ def report(model: str | Path, only: str | None = None, data: str | Path | None =
     if only is not None and only not in names:
         raise UsageError("unknown_part", f"a model has no claim {only[:60]!r}; known: {', '.join(names)}")
     findings, pipe = open_model(folder, info.name)
-    head: tuple[tuple[str, str], ...] = (("folder", str(folder)), ("declared", f"{info.process}, {info.prediction}, gauge {info.gauge}"))
+    head: tuple[tuple[str, str], ...] = (
+        ("folder", str(folder)), ("declared", f"{info.process}, {info.prediction}, gauge {info.gauge}, sigma_data {info.sigma_data:g}"))
     if pipe is not None:
         pictures = read(data, MANY, info.sizes.default) if data is not None else drawn(COUNT, info.sizes.default)
         head += (("pictures", f"{len(pictures.captions)} of {data}" if data is not None else f"{COUNT} drawn scenes"),)
         findings += examine(pipe, pictures, only)
     if only is not None:
         findings = [finding for finding in findings if finding.claim == only or not finding.passed]
-    return Report(f"model {info.name}", CLAIMS, tuple(findings), time.perf_counter() - start, head)
+    claims = tuple(claim for claim in CLAIMS if only in (None, claim.name))
+    return Report(f"model {info.name}", claims, tuple(findings), time.perf_counter() - start, head, tall=True)
 
 
 def open_model(folder: Path, name: str) -> tuple[list[Finding], Pipeline | None]:
     """What the files say, and the model, None where they are not fit to be run."""
     count, wrong = faults(folder)
-    findings = [_finding(name, "files", not wrong, f"{wrong[0]}{_more(wrong)}" if wrong else f"{count} tensors match", "all match the manifest")]
+    findings = [_finding(name, "files", not wrong, f"{wrong[0]}{_more(wrong)}" if wrong else
+                         f"{count} tensors are finite; a folder of diffusers has no hashes to compare" if is_foreign(folder) else
+                         f"{count} tensors match the manifest", "all match the manifest")]
     if wrong:
         return findings, None
     try:
@@ -103,13 +122,13 @@ class Examination:
 
     def findings(self, only: str | None = None) -> list[Finding]:
         """One finding for each claim that applies. Without a solvable terminal level nothing else can be asked."""
-        found = [self.terminal()]
+        found = [self.defaults()] if only in (None, "defaults") else []
+        found.append(terminal := self.terminal())
         checks: dict[str, Callable[[], Finding | None]] = {
-            "prediction": self.prediction, "coordinate": lambda: self.way("coordinate"), "gauge": lambda: self.way("gauge"),
-            "scale": lambda: self.way("scale"), "statistics": self.statistics, "round trip": self.round_trip, "condition": self.condition,
-            "repeat": self.repeat}
+            "prediction": self.prediction, **{kind: partial(self.way, kind) for kind in ("coordinate", "gauge", "scale", "order")},
+            "statistics": self.statistics, "round trip": self.round_trip, "condition": self.condition, "repeat": self.repeat}
         for name, check in checks.items():
-            if found[0].passed and only in (None, name):
+            if terminal.passed and only in (None, name):
                 found += filter(None, [check()])
         return found
 
@@ -135,6 +154,18 @@ class Examination:
     def finding(self, claim: str, passed: bool, measured: str, expected: str, note: str = "", cell: str = "") -> Finding:
         return _finding(self.name, claim, passed, measured, expected, note, cell)
 
+    def defaults(self) -> Finding:
+        """Whether the default settings are those of a request, and guidance has something to guide by."""
+        given, (wide, high) = self.pipe.info.defaults, self.pipe.info.sizes.default
+        named = f"{given.sampler}, {given.spacing}, {given.steps} steps, guidance {given.guidance:g}"
+        try:
+            request = Request(self.few.captions[0], "", 0, given.steps, given.sampler, given.spacing, given.guidance, wide, high)
+            self.pipe.program(request)
+        except InkwashError as error:
+            return self.finding("defaults", False, error.message, "settings that can be used")
+        inert = self.pipe.info.conditioning == "none" and given.guidance != 1.0
+        return self.finding("defaults", not inert, f"{named}{', which is inert: the model has no condition' if inert else ''}", "no inert setting")
+
     def terminal(self) -> Finding:
         """Whether sampling can start where the process ends."""
         leak = self.pipe.schedule.leak()
@@ -142,21 +173,25 @@ class Examination:
             require_solvable(self.pipe.denoiser.prediction, self.pipe.schedule)
         except UsageError as error:
             return self.finding("terminal", False, error.message.partition("; use")[0], "a prediction that gives x0 there")
-        return self.finding("terminal", leak <= LEAK, f"{leak:.4g} of the amplitude left", f"at most {LEAK:g}", cell=f"{leak:.3f}")
+        return self.finding("terminal", leak <= LEAK, f"{leak:.4g} of the signal's amplitude left", f"at most {LEAK:g}", cell=f"{leak:.3f}")
 
     def prediction(self) -> Finding:
         """The probe of predictions, signs and directions of time."""
         found = probe(self.pipe.denoiser, self.pipe.schedule, self.x0, self.cond)
-        return self.finding("prediction", found.agrees, f"{found.best} with error {found.best.error:.3g}" if found.trained else found.message,
+        best = f"{found.best} with error {found.best.error:.3g}"
+        return self.finding("prediction", found.agrees, best if found.trained else f"{best}, no better than a guess: untrained, or asked wrongly",
                             f"{found.declared}, which has error {found.declared.error:.3g}", cell=f"{found.declared.error:.2f}")
 
-    def way(self, kind: str) -> Finding:
-        """Coordinate, gauge or scale."""
+    def way(self, kind: str) -> Finding | None:
+        """Coordinate, gauge, scale or order."""
+        if kind == "order" and self.x0.shape[1] < 2:
+            return None
         other, nearest, own = self.asked.better(kind), self.asked.nearest(kind), self.asked.declared
         declared = {"coordinate": repr(self.pipe.denoiser.coordinate), "gauge": self.pipe.denoiser.gauge.value,
-                    "scale": f"sigma_data {self.pipe.denoiser.sigma_data:g}"}[kind]
-        return self.finding(kind, other is None, f"error {(other or nearest).error:.3g} with {(other or nearest).name}",
-                            f"no less than {own.error:.3g}, that of {declared}")
+                    "scale": f"sigma_data {self.pipe.denoiser.sigma_data:g}", "order": "the declared order"}[kind]
+        way = other or nearest
+        return self.finding(kind, other is None, f"error {own.error:.3g} with {declared}, {way.error:.3g} with {way.name}",
+                            "no other way clearly better")
 
     def statistics(self) -> Finding | None:
         """Mean and std of the latents, by the likelihood of pictures, and by counting where pictures were given."""
@@ -164,14 +199,15 @@ class Examination:
         if not isinstance(codec, Latent):
             return None
         if self.all.own:
-            spread = codec.encode(self.all.pixels).x.std((0, 2, 3)) / self.pipe.denoiser.sigma_data
-            low, high = float(spread.min()), float(spread.max())
-            if not (BAND[0] <= low and high <= BAND[1]):
-                return self.finding("statistics", False, f"std {low:.3g} to {high:.3g} over the channels of the given pictures", "0.9 to 1.1")
+            low, high = spread(codec.encode(self.all.pixels).x / self.pipe.denoiser.sigma_data)
+            if bool((high < BAND[0]).any() or (low > BAND[1]).any()):
+                return self.finding("statistics", False, f"std of the given pictures by channel {in_words(low, high)}", "0.9 to 1.1")
         few = min(FEW, len(self.x0))
         best = other_statistics(self.pipe.denoiser, self.x0[:few] * codec.std + codec.mean, codec.mean.flatten(), codec.std.flatten(),
                                 self.cond.take(range(few)))[0]
-        return self.finding("statistics", not best.better, f"{best.gain:+.3f} nats per number with {best.name}", "no gain with others")
+        word = "more" if best.gain > 0 else "less"
+        return self.finding("statistics", not best.better, f"pictures are {abs(best.gain):.3f} nats per number {word} likely with {best.name}",
+                            "no others under which they are clearly more likely")
 
     @torch.no_grad()
     def round_trip(self) -> Finding | None:
@@ -186,17 +222,19 @@ class Examination:
         back = self.pipe.codec.encode(self.pipe.codec.decode(Clean(z))).x
         ratio = back.std((0, 2, 3)) / z.std((0, 2, 3))
         worst = float(ratio[(ratio - 1).abs().argmax()])
-        return self.finding("round trip", BAND[0] <= worst <= BAND[1], f"{worst:.3f} of the std", "0.9 to 1.1", cell=f"{worst:.2f}")
+        return self.finding("round trip", BAND[0] <= worst <= BAND[1],
+                            f"latents come back with {worst:.3f} of their std", "0.9 to 1.1", cell=f"{worst:.2f}")
 
     @torch.no_grad()
     def condition(self) -> Finding | None:
         """Errors under right captions, no caption, and captions of other pictures."""
-        if self.pipe.info.conditioning != "text" or len(set(self.few.captions)) < 2:
+        if self.pipe.info.conditioning != "text" or len(set(self.all.captions)) < 2:
             return None
-        size = len(self.x0)
-        others = [next(j % size for j in range(i + 1, i + size) if self.few.captions[j % size] != caption)
-                  for i, caption in enumerate(self.few.captions)]
-        right, none, wrong = (self._errors(cond) for cond in (self.cond, self._told(self.pipe.conditioner.null(size)), self.cond.take(others)))
+        captions, x0 = self.all.captions, self.pipe.codec.encode(self.all.pixels).x
+        size = len(captions)
+        others = [next(j % size for j in range(i + 1, i + size) if captions[j % size] != caption) for i, caption in enumerate(captions)]
+        told = self._told(self.pipe.conditioner(captions))
+        right, none, wrong = (self._errors(x0, cond) for cond in (told, self._told(self.pipe.conditioner.null(size)), told.take(others)))
         if torch.equal(right, wrong):
             return self.finding("condition", False, "the same error with right and wrong captions", "a network that reads its condition")
         for better, worse, words in ((none, right, "no caption serves better than the right one"),
@@ -204,15 +242,16 @@ class Examination:
             gain = worse - better
             if gain.mean() / (gain.std() / gain.numel() ** 0.5).clamp(min=1e-12) >= DEVIATIONS:
                 return self.finding("condition", False, f"{words}: error {better.mean():.3g} against {worse.mean():.3g}", "right <= none <= wrong")
-        return self.finding("condition", True, f"errors {right.mean():.3g}, {none.mean():.3g}, {wrong.mean():.3g}", "right <= none <= wrong")
+        return self.finding("condition", True, f"error {right.mean():.3g} with right captions, {none.mean():.3g} with none, "
+                            f"{wrong.mean():.3g} with wrong ones", "right <= none <= wrong")
 
-    def _errors(self, cond: Cond) -> Tensor:
+    def _errors(self, x0: Tensor, cond: Cond) -> Tensor:
         """Squared errors (3 B,) at three noisy levels, where a condition matters."""
         found = []
         for k, at in enumerate((0.5, 0.7, 0.85)):
-            level = Level(*(part.expand(len(self.x0)) for part in self.pipe.schedule(at)))
-            x = level.mix(self.x0, noise.normal(self.x0.shape, 0, 0, k, "condition").to(self.x0))
-            found.append((self.pipe.denoiser(x, level, cond) - self.x0).square().flatten(1).mean(1))
+            level = Level(*(part.expand(len(x0)) for part in self.pipe.schedule(at)))
+            x = level.mix(x0, noise.normal(x0.shape, 0, 0, k, "condition").to(x0))
+            found.append((self.pipe.denoiser(x, level, cond) - x0).square().flatten(1).mean(1))
         return torch.cat(found)
 
     def repeat(self) -> Finding:
@@ -224,8 +263,21 @@ class Examination:
                             f"determinism in any company: {self.pipe.determinism}", cell=self.pipe.determinism)
 
 
+def spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Between what the std of each channel (C,) of pictures x (B, C, h, w) lies, by three standard errors over pictures."""
+    squares = (x - x.mean((0, 2, 3), keepdim=True)).square().mean((2, 3))               # (B, C)
+    std = squares.mean(0).sqrt()
+    error = DEVIATIONS * squares.std(0) / len(x) ** 0.5 / (2 * std).clamp(min=1e-12)
+    return std - error, std + error
+
+
+def in_words(low: Tensor, high: Tensor) -> str:
+    """Intervals (C,) of which some lie outside the band."""
+    return ", ".join(f"{float(a):.3g}..{float(b):.3g}" for a, b in zip(low, high, strict=True))
+
+
 def _finding(name: str, claim: str, passed: bool, measured: str, expected: str, note: str = "", cell: str = "") -> Finding:
-    return Finding("model", name, claim, passed, measured, expected, note, cell)
+    return Finding("model", name, claim, passed, measured, expected, note if passed else f"next: {NEXT[claim]}", cell)
 
 
 def _more(items: list[str]) -> str:
