@@ -78,7 +78,7 @@ def page(found: dict[str, Any]) -> str:
     lines = ["# Time to quality, CIFAR-10", "", "Fréchet distance, smaller is better; in bold at this N.", ""]
     for row in (row for row in found["rows"] if best and row["name"] == "inkwash"):
         lines += [f"**inkwash after {row['core_minutes']:g} core-minutes: {row['fd_at_n']['value']:.1f}; the best peer, {best['name']} after "
-                  f"{best['core_minutes']:g}: {best['fd_at_n']['value']:.1f}** ({best['core_minutes'] / row['core_minutes']:.1f} times the time).", ""]
+                  f"{best['core_minutes']:g}: {best['fd_at_n']['value']:.1f}** ({best['core_minutes'] / row['core_minutes']:.1f} x the time).", ""]
     lines += ["| recipe | core-minutes | pictures seen | Frechet distance, extrapolated | at this N |", "|---|---|---|---|---|"]
     for row in found["rows"]:
         lines.append(f"| {row['name']} | {row['core_minutes']:g} | {row['images_seen']:,} | {interval(row['fd'])} | {interval(row['fd_at_n'])} |")
