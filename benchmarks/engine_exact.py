@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace, model: str) -> None:
             break
         policy, rows = policies[number % len(policies)], (16, 2, 7, 32)[(number + number // 4) % 4]
         count = min(options.part, options.count - number * options.part)
-        parts.append({"policy": policy, "rows": rows, "seed": number, **part(model, count, number, policy, rows, options.steps)})
+        parts.append({"policy": policy, "most_rows_of_a_tick": rows, "seed": number, **part(model, count, number, policy, rows, options.steps)})
         total = {name: sum(int(one[name]) for one in parts) for name in ("finished", "different", "cancelled", "moved", "rows", "ticks")}
         pipe = Pipeline.from_pretrained(model)
         result = {"what": __doc__.splitlines()[0], "asked": options.count, **total, "determinism": pipe.determinism, "model": pipe.info.name,
