@@ -29,7 +29,7 @@ class Asked:
 
     def __init__(self, server: Running, **body: Any) -> None:
         self.found: httpx2.Response | None = None
-        self.thread = threading.Thread(target=self._run, args=(server.url, {"prompt": "a small red cube", "seed": 1, "deadline_ms": 600_000, **body}))
+        self.thread = threading.Thread(target=self._run, args=(server.url, {"prompt": "a cone", "seed": 1, "deadline_ms": 3_600_000, **body}))
         self.thread.start()
 
     def _run(self, url: str, body: dict[str, Any]) -> None:
