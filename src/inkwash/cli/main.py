@@ -142,20 +142,30 @@ def _say(line: str) -> None:
     print(line.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    """Python drops what is raised while a callback of the interpreter runs, so the signal comes again until it is heard."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SEC)
-    raise SystemExit(128 + signal.SIGTERM)
+def _listen() -> None:
+    """Ctrl-C and SIGTERM end the command. Python drops what is raised while a callback of the interpreter runs, as many do during imports, so a
+    signal comes again until it is heard."""
+    again = getattr(signal, "SIGALRM", None)
+    asked = signal.SIGTERM
+
+    def end(number: int, frame: object) -> NoReturn:
+        nonlocal asked
+        if number != again:
+            asked = signal.Signals(number)
+        if again is not None:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SEC)
+        raise KeyboardInterrupt if asked == signal.SIGINT else SystemExit(128 + asked)
+
+    for number in (signal.SIGINT, signal.SIGTERM, again):
+        if number is not None:
+            signal.signal(number, end)
 
 
 def main() -> NoReturn:
     """The entry point."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    signal.signal(signal.SIGTERM, _terminate)
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, _terminate)
+    _listen()
     try:
         code = run(sys.argv[1:])
     finally:
