@@ -91,7 +91,9 @@ def test_T10_every_cell_of_the_table_of_families_is_measured(benchmarks: None, m
     families, plane = import_module("families"), import_module("families_plane")
     for name, less in (("COUNT", 1000), ("CHECKED", 200), ("CHECKS", 2)):
         monkeypatch.setattr(plane, name, less)
-    found = {"plane": plane.plane(1, plane.BUDGET / 1000)}
+    kept: list[object] = []
+    found = {"plane": plane.plane(1, {}, kept.append, plane.BUDGET / 1000)}
+    assert len(kept) == 3                                                               # what is trained is kept at once
     for family in ("GAN", "VAE", "diffusion"):
         only = found["plane"][family][0]
         assert all(math.isfinite(value) for value in only.values()), family
