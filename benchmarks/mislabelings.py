@@ -59,7 +59,7 @@ def plant_all(name: str, folder: Path, data: Path | None, work: Path) -> list[di
         reports = [report(copy, data=data)] if data is not None else [report(copy, claim) for claim in fault.claims]
         failures = [finding for one in reports for finding in one.failures]
         found.append({"model": name, "fault": fault.name, "expected": list(fault.claims), "failed": sorted({finding.claim for finding in failures}),
-                      "says": failures[0].line() if failures else ""})
+                      "says": failures[0].line().replace(str(copy), "model") if failures else ""})
         print(f"{name:<28} {fault.name:<46} {', '.join(found[-1]['failed']) or 'MISSED'}", flush=True)
     return found
 

@@ -135,7 +135,7 @@ def test_nearest_picture_is_the_same_one(ink: Extractor, pictures: Tensor) -> No
 def test_garments_and_colours_of_photos() -> None:
     """On photos that training did not see: more right than the most common kind, 26 %, by far; colours agree with captions."""
     if not CLOTHING.is_file():
-        pytest.skip("the photos are not here")
+        pytest.skip(f"needs {CLOTHING.name}, which is not beside the repository")
     from inkwash.data.heldout import rank
 
     bound = json.loads((embedded() / "features.json").read_text("utf-8"))["card"]["held_out"]

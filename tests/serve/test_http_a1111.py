@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import PIL.Image
 import pytest
-from serving import Running, running, wait
+from serving import Running, wait
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
@@ -20,12 +19,6 @@ from inkwash.picture import Picture
 webuiapi = pytest.importorskip("webuiapi")
 
 PROMPT = "a small red cube"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("serve"), str(tiny_model)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import httpx2
 import PIL.Image
 import PIL.PngImagePlugin
 import pytest
-from serving import Running, running
+from serving import Running
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
@@ -23,12 +22,6 @@ from inkwash.picture import Picture
 openai = pytest.importorskip("openai")
 
 PROMPT = "a small red cube"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("serve"), str(tiny_model)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

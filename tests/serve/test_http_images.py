@@ -8,14 +8,13 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import PIL.Image
 import pytest
-from serving import Running, meter, running, wait
+from serving import Running, meter, wait
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
@@ -24,12 +23,6 @@ from inkwash.output import to_pil
 openai = pytest.importorskip("openai")
 
 PROMPT = "a small red cube"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("serve"), str(tiny_model)) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def load_part(folder: Path, name: str) -> nn.Module:
     path = folder / name / weights_name(name)
     tensors = foreign_tensors(path) if is_foreign(folder) else load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
     module = config.build()
-    _require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
+    require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
     module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
     return module.eval()
 
@@ -222,10 +222,12 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return raw
 
 
-def _require_match(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:
+def require_match(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError `arch_mismatch` with the first differences unless `found` has the `expected` names and shapes."""
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     differences = [f"{name}: expected {expected.get(name, 'nothing')}, found {shapes.get(name, 'nothing')}"
                    for name in sorted({*expected, *shapes}) if expected.get(name) != shapes.get(name)]
     if differences:
         more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise CheckpointError("arch_mismatch", f'"{path}" does not fit its config: {"; ".join(differences[:5])}{more}; use the matching config')
+        raise CheckpointError("arch_mismatch", f'"{path}" does not fit its network: {"; ".join(differences[:5])}{more}; '
+                                               "use the matching config or weights")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import CheckpointError, UsageError
-from inkwash.io.folder import load_part
+from inkwash.io.folder import load_part, require_match
 from inkwash.io.tensors import digest
 
 PART = "extractor"
@@ -67,14 +67,9 @@ class NetworkExtractor:
 
 
 def require_tensors(path: Path, network: nn.Module, found: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError `arch_mismatch` with the first differences unless `found` has the names and shapes of the network's tensors."""
+    """`require_match` for weights that others published, where the counters of batch norms may be missing: they change no feature."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    wrong = [f"{name}: expected {expected.get(name, 'nothing')}, found {shapes.get(name, 'nothing')}"
-             for name in sorted({*expected, *shapes}) if expected.get(name) != shapes.get(name)]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError("arch_mismatch", f'"{path}" does not fit: {"; ".join(wrong[:3])}{more}; give the matching weights')
+    require_match(path, expected, found)
 
 
 def load_ink(folder: Path, name: str, device: torch.device = CPU) -> NetworkExtractor:
