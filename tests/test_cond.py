@@ -50,6 +50,8 @@ def test_kinds_must_agree() -> None:
 
 
 def test_casts_floating_tensors_only() -> None:
+    scale = Cond({"guidance": torch.tensor([7.3, 1.0])}).to(dtype=torch.bfloat16)["guidance"]
+    assert scale.dtype == torch.float32, "bfloat16 would make 7.3 7.3125"
     cast = example().to(dtype=torch.float64)
     assert (cast["tokens"].dtype, cast["mask"].dtype, cast["label"].dtype) == (torch.float64, torch.bool, torch.int64)
     assert cast.batch == 3

@@ -62,6 +62,6 @@ class Cond(Mapping[str, Tensor]):
         return self.take(index) if size != self.batch else self
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Cond:
-        """Moves every tensor; casts the floating ones."""
-        return Cond({name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        """Moves every tensor; casts the floating ones, but not one number per sample (B,): a scale of 7.3 must not become 7.3125."""
+        return Cond({name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() and tensor.dim() > 1 else None)
                      for name, tensor in self._tensors.items()}, self.batch)

@@ -18,6 +18,7 @@ from inkwash.guide import CFG, Distilled, NoGuidance, effective, evaluate
 from inkwash.nn.config import NetworkConfig
 from inkwash.nn.dit import DiTConfig
 from inkwash.nn.unet import UNetConfig
+from inkwash.nn.unet2d import UNet2D, UNet2DConfig
 from inkwash.sample import Program, prior, run
 from inkwash.sample.multistep import DPMSolverPP
 from inkwash.train.config import OptimizerConfig, RunConfig
@@ -78,7 +79,9 @@ def test_g13_half_the_evaluations_and_the_same_samples(task: GuidanceTask) -> No
 
 
 @pytest.mark.parametrize("config", [UNetConfig(in_channels=2, out_channels=2, widths=(16,), attention=(False,), cross=(False,), num_classes=3),
-                                    DiTConfig(in_channels=2, out_channels=2, width=16, depth=1, heads=2, num_classes=3)], ids=["unet", "dit"])
+                                    DiTConfig(in_channels=2, out_channels=2, width=16, depth=1, heads=2, num_classes=3),
+                                    UNet2DConfig(2, 2, (16,), 1, ("pixels",), ("none",), "none", (1,), (1,), 0, num_classes=3, groups=8)],
+                         ids=["unet", "dit", "unet2d"])
 def test_a_student_starts_as_its_teacher_and_reads_the_scale(config: NetworkConfig) -> None:
     torch.manual_seed(1)
     teacher = config.build()
@@ -86,12 +89,14 @@ def test_a_student_starts_as_its_teacher_and_reads_the_scale(config: NetworkConf
         if not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.1)
     student = student_of(teacher)
-    assert set(student.state_dict()) - set(teacher.state_dict()) == {f"embed.guidance.{name}" for name in
-                                                                     ("hidden.weight", "hidden.bias", "out.weight", "out.bias")}
+    reader = student.time_embedding.cond_proj if isinstance(student, UNet2D) else student.embed.guidance.out  # type: ignore[union-attr]
+    wanted = ({"time_embedding.cond_proj.weight"} if isinstance(student, UNet2D) else
+              {f"embed.guidance.{name}" for name in ("hidden.weight", "hidden.bias", "out.weight", "out.bias")})
+    assert set(student.state_dict()) - set(teacher.state_dict()) == wanted
     x, noise, cond = torch.randn(3, 2, 8, 8), torch.tensor([10.0, 500.0, 990.0]), Cond({"label": torch.arange(3)})
     w = torch.tensor([1.0, 4.0, 8.0])
     assert torch.equal(student(x, noise, tell(cond, w)), teacher(x, noise, cond))
-    torch.nn.init.normal_(student.embed.guidance.out.weight)  # type: ignore[union-attr]
+    torch.nn.init.normal_(reader.weight)  # type: ignore[union-attr, arg-type]
     assert not torch.allclose(student(x, noise, tell(cond, w)), student(x, noise, tell(cond, w + 1)))
     with pytest.raises(UsageError, match="guidance"):
         student(x, noise, cond)
@@ -99,13 +104,14 @@ def test_a_student_starts_as_its_teacher_and_reads_the_scale(config: NetworkConf
         student_of(student)
 
 
-@pytest.mark.parametrize("config", [UNetConfig(widths=(16,), attention=(False,), cross=(False,)), DiTConfig(width=16, depth=1, heads=2)],
-                         ids=["unet", "dit"])
+@pytest.mark.parametrize("config", [UNetConfig(widths=(16,), attention=(False,), cross=(False,)), DiTConfig(width=16, depth=1, heads=2),
+                                    UNet2DConfig(widths=(16,), blocks=1, down=("text",), up=("none",), heads=(1,), depth=(1,), groups=8)],
+                         ids=["unet", "dit", "unet2d"])
 def test_networks_without_the_flag_are_as_before(config: NetworkConfig) -> None:
     assert "guidance" not in repr(config)
     torch.manual_seed(0)
     network = config.build()
-    assert not any("guidance" in name for name in network.state_dict())
+    assert not any("guidance" in name or "cond_proj" in name for name in network.state_dict())
 
 
 def test_g12_a_negative_prompt_is_inert_on_a_student() -> None:

@@ -176,7 +176,7 @@ def test_a_learned_null_token_keeps_the_folder_ours(theirs: Path, tmp_path: Path
     assert json.loads((tmp_path / "model" / "model_index.json").read_text("utf-8"))["_class_name"] == "Pipeline"
 
 
-CONFIGS = ["sd1", "sd2", "sdxl", "ddpm_cifar10", "sd_vae", "clip_vit_l_14", "openclip_vit_h_14"]
+CONFIGS = ["sd1", "sd2", "sdxl", "ddpm_cifar10", "sd_vae", "sd1(guidance=True)", "clip_vit_l_14", "openclip_vit_h_14"]
 
 
 @pytest.mark.parametrize("text", CONFIGS)
@@ -185,7 +185,7 @@ def test_configs_survive_the_way_there_and_back(text: str) -> None:
     assert from_foreign(to_foreign(config)) == config
 
 
-@pytest.mark.parametrize("text", CONFIGS[:5])
+@pytest.mark.parametrize("text", CONFIGS[:6])
 def test_diffusers_builds_the_same_names_and_shapes(text: str) -> None:
     config = parse(text, NetworkConfig)  # type: ignore[type-abstract]
     raw = to_foreign(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -65,6 +66,24 @@ def test_text_unet_equals_diffusers(config: UNet2DConfig, options: dict[str, Any
         a = theirs(x, NOISE, tokens, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
         b = ours(x, NOISE, {"tokens": tokens, "pooled": pooled, "sizes": sizes})
     assert distance(a, b) < 1e-5
+
+
+def test_a_student_of_guidance_equals_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    config, options = TEXT_UNETS[0]
+    theirs = diffusers.UNet2DConditionModel(block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=24, norm_num_groups=8,
+                                            time_cond_proj_dim=256, **options).eval()
+    ours = same_weights(theirs, dataclasses.replace(config, guidance=True))
+    x, tokens, w = random(2, 4, 16, 24), random(2, 7, 24, seed=1), torch.tensor([1.0, 7.3])
+    told = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(None, w - 1, 256)
+    with torch.no_grad():
+        a, b = theirs(x, NOISE, tokens, timestep_cond=told).sample, ours(x, NOISE, {"tokens": tokens, "guidance": w})
+        other = ours(x, NOISE, {"tokens": tokens, "guidance": w + 1})
+    assert distance(a, b) < 1e-5
+    assert distance(a, other) > 1e-3, "the scale would not matter"
+    with pytest.raises(UsageError, match="guidance"):
+        ours(x, NOISE, {"tokens": tokens})
 
 
 @pytest.mark.parametrize("head_dim", [None, 8])

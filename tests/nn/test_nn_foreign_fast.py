@@ -75,12 +75,14 @@ def weights(config: UNet2DConfig) -> UNet2D:
 
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, linear=True, pad=0, num_classes=5, pooled_dim=10, sizes_dim=8),
                                     UNet2DConfig(3, 3, (32, 64), 2, ("none", "pixels"), ("none", "pixels"), "pixels", (1, 1), (1, 1), text_dim=0,
-                                                 groups=8, flip=False, shift=1.0, pad=0)], ids=["text", "labels", "pixels"])
+                                                 groups=8, flip=False, shift=1.0, pad=0),
+                                    dataclasses.replace(SMALL, guidance=True)], ids=["text", "labels", "pixels", "told"])
 @torch.no_grad()
 def test_the_twin_is_as_near_to_float32_as_torch_in_bfloat16(config: UNet2DConfig) -> None:
     network = weights(config)
     x, noise = random(2, config.in_channels, 16, 24), torch.tensor([3.0, 900.0])
-    cond = {"tokens": random(2, 9, 24), "label": torch.tensor([1, 4]), "pooled": random(2, 10), "sizes": torch.arange(12.0).view(2, 6)}
+    cond = {"tokens": random(2, 9, 24), "label": torch.tensor([1, 4]), "pooled": random(2, 10), "sizes": torch.arange(12.0).view(2, 6),
+            "guidance": torch.tensor([1.0, 7.3])}
     twin, wanted = FastUNet2D(network), network(x, noise, cond)
     found = twin(x, noise, cond)
     assert found.dtype == x.dtype

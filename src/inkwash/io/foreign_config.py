@@ -13,7 +13,7 @@ from inkwash.errors import CheckpointError
 from inkwash.nn.autoencoder_kl import AutoencoderKLConfig
 from inkwash.nn.clip_text import ClipTextConfig
 from inkwash.nn.config import NetworkConfig
-from inkwash.nn.unet2d import Reads, UNet2DConfig
+from inkwash.nn.unet2d import GUIDANCE_FEATURES, Reads, UNet2DConfig
 
 Config = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ _NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
         "cross_attention_norm": (None,), "dual_cross_attention": (False,), "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,),
         "mid_block_only_cross_attention": (None, False), "mid_block_scale_factor": (1,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
         "only_cross_attention": (False,), "resnet_out_scale_factor": (1,), "resnet_skip_time_act": (False,), "resnet_time_scale_shift": ("default",),
-        "reverse_transformer_layers_per_block": (None,), "time_cond_proj_dim": (None,), "time_embedding_act_fn": (None,),
+        "reverse_transformer_layers_per_block": (None,), "time_cond_proj_dim": (None, GUIDANCE_FEATURES), "time_embedding_act_fn": (None,),
         "time_embedding_dim": (None,), "time_embedding_type": ("positional",), "timestep_post_act": (None,),
     },
     "UNet2DModel": {
@@ -105,7 +105,7 @@ def _unet(raw: Config, name: str) -> UNet2DConfig:
         int(raw.get("num_class_embeds") or 0), int(raw["projection_class_embeddings_input_dim"]) - 6 * sizes if pooled else 0, sizes,
         bool(raw.get("use_linear_projection", False)), int(raw.get("norm_num_groups", 32)), float(raw.get("norm_eps", 1e-5)),
         bool(raw.get("flip_sin_to_cos", True)), float(raw.get("freq_shift", 0)), int(raw.get("downsample_padding", 1)),
-        float(raw.get("dropout", 0.0)), int(raw.get("sample_size") or 64))
+        float(raw.get("dropout", 0.0)), int(raw.get("sample_size") or 64), bool(raw.get("time_cond_proj_dim")))
 
 
 def _reads(types: list[str], name: str, way: str) -> tuple[Reads, ...]:
@@ -173,8 +173,8 @@ def _unet_out(config: UNet2DConfig) -> dict[str, Any]:
     reads = {*config.down, *config.up, config.mid} - {"none"}
     text = "text" in reads
     name = "UNet2DConditionModel" if text else "UNet2DModel"
-    if reads > {"text"} or (text and config.mid != "text") or (not text and config.pooled_dim):
-        return {}                                                                       # sites of two kinds: no module of theirs has them
+    if reads > {"text"} or (text and config.mid != "text") or (not text and (config.pooled_dim or config.guidance)):
+        return {}                                                                       # no module of theirs has sites of two kinds, or these inputs
     names = {kind: pattern for pattern, kind in _BLOCKS[name].items()}
     common = {"_class_name": name, "act_fn": "silu", "block_out_channels": list(config.widths), "in_channels": config.in_channels,
               "out_channels": config.out_channels, "layers_per_block": config.blocks, "sample_size": config.image,
@@ -188,7 +188,7 @@ def _unet_out(config: UNet2DConfig) -> dict[str, Any]:
                  "projection_class_embeddings_input_dim": config.pooled_dim + 6 * config.sizes_dim} if config.pooled_dim else {}
         return {**common, **extra, "attention_head_dim": list(config.heads), "cross_attention_dim": config.text_dim,
                 "mid_block_type": "UNetMidBlock2DCrossAttn", "transformer_layers_per_block": list(config.depth),
-                "use_linear_projection": config.linear}
+                "use_linear_projection": config.linear, "time_cond_proj_dim": GUIDANCE_FEATURES if config.guidance else None}
     used = {(width, heads) for width, heads, *kinds in zip(config.widths, config.heads, config.down, config.up) if "pixels" in kinds}
     used |= {(config.widths[-1], config.heads[-1])} if config.mid == "pixels" else set()
     dims = {width // heads for width, heads in used}

@@ -38,6 +38,7 @@ from inkwash.nn.unet2d_blocks import (
 )
 
 Reads = Literal["none", "pixels", "text"]
+GUIDANCE_FEATURES = 256  # of the scale that a student is told, in every published one
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +48,7 @@ class UNet2DConfig(NetworkConfig):
     `down`, `up` and `mid` say what the attention behind each residual block reads: "none", "pixels" (one attention), or "text" (`depth`
     layers that read pixels and text). `heads` counts attention heads. `text_dim` is the width of the tokens, `num_classes` adds an embedded
     label, `pooled_dim` and `sizes_dim` SDXL's pooled text and six numbers of size and crop, embedded in sizes_dim features each.
+    `guidance` is for students of guidance: they are told the scale w as "guidance" (B,), in the form of LCM (Luo et al. 2023, arXiv 2310.04378).
     `flip` puts cosines first, `shift` is the frequency shift of the noise embedding, `pad` = 0 pads downsampling on two sides only.
     `image` is the height and width of training, which other programs take as their default.
     """
@@ -72,6 +74,7 @@ class UNet2DConfig(NetworkConfig):
     pad: int = 1
     dropout: float = 0.0
     image: int = 64
+    guidance: bool = False
     aliases = {
         "sd1": {},
         "sd2": {"heads": (5, 10, 20, 20), "text_dim": 1024, "linear": True},
@@ -109,9 +112,13 @@ class UNet2DConfig(NetworkConfig):
 
 
 def embedded(config: UNet2DConfig, time: Mlp, label: nn.Embedding | None, added: Mlp | None, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    """The vector (B, 4 widths[0]) that every residual block reads, after its SiLU: noise, label, and SDXL's pooled text with six sizes."""
+    """The vector (B, 4 widths[0]) that every residual block reads, after its SiLU: noise, label, and SDXL's pooled text with six sizes.
+
+    A guidance scale w becomes sines and cosines of 1000 (w - 1) with frequencies 10000 ** (-i / 127), which join those of the noise.
+    """
     dtype = time.linear_1.weight.dtype
-    out: Tensor = time(waves(noise, config.widths[0], config.flip, config.shift).to(dtype))
+    told = waves(1000 * (needed(cond, "guidance").float() - 1), GUIDANCE_FEATURES, False, 1.0).to(dtype) if config.guidance else None  # (B, 256)
+    out: Tensor = time(waves(noise, config.widths[0], config.flip, config.shift).to(dtype), told)
     if label is not None:
         out = out + label(needed(cond, "label"))
     if added is not None:
@@ -123,9 +130,9 @@ def embedded(config: UNet2DConfig, time: Mlp, label: nn.Embedding | None, added:
 class UNet2D(nn.Module):
     """Network of a UNet2DConfig: x (B, in_channels, H, W), noise (B,) index of the schedule, cond -> (B, out_channels, H, W).
 
-    cond has "tokens" (B, L, text_dim) when text_dim > 0, "label" (B,) when num_classes > 0, "pooled" (B, pooled_dim) and "sizes" (B, 6)
-    when pooled_dim > 0. Published models read every token, the padding too, so a "mask" of cond is not used. Raises UsageError
-    `missing_condition` when one is absent, `bad_size` when H or W does not suit.
+    cond has "tokens" (B, L, text_dim) when text_dim > 0, "label" (B,) when num_classes > 0, "guidance" (B,) when guidance, "pooled"
+    (B, pooled_dim) and "sizes" (B, 6) when pooled_dim > 0. Published models read every token, the padding too, so a "mask" of cond is not
+    used. Raises UsageError `missing_condition` when one is absent, `bad_size` when H or W does not suit.
     """
 
     def __init__(self, config: UNet2DConfig) -> None:
@@ -134,7 +141,7 @@ class UNet2D(nn.Module):
         widths, last = config.widths, len(config.widths) - 1
         embed = 4 * widths[0]
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = Mlp(widths[0], embed)
+        self.time_embedding = Mlp(widths[0], embed, GUIDANCE_FEATURES if config.guidance else 0)
         self.class_embedding = nn.Embedding(config.num_classes, embed) if config.num_classes else None
         self.add_embedding = Mlp(config.pooled_dim + 6 * config.sizes_dim, embed) if config.pooled_dim else None
         stages: list[nn.Module] = []

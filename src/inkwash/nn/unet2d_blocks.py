@@ -59,14 +59,20 @@ def normed(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """linear, SiLU, linear: the MLP behind sinusoidal features."""
+    """linear, SiLU, linear: the MLP behind sinusoidal features (B, width_in).
 
-    def __init__(self, width_in: int, width: int) -> None:
+    `told` > 0 adds a map of as many other features to its input, which starts as nothing.
+    """
+
+    def __init__(self, width_in: int, width: int, told: int = 0) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(width_in, width)
         self.linear_2 = nn.Linear(width, width)
+        self.cond_proj = zero(nn.Linear(told, width_in, bias=False)) if told else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        if self.cond_proj is not None:
+            x = x + self.cond_proj(told)
         return self.linear_2(F.silu(self.linear_1(x)))                                  # (B, width)
 
 
