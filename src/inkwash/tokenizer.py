@@ -7,18 +7,21 @@ length is cut, and the cut is returned, never hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import tokenizers
 import torch
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from inkwash.errors import CheckpointError
 
 PAD, START, END = "<|pad|>", "<|start|>", "<|end|>"
+CLIP_START, CLIP_END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Tokens(NamedTuple):
@@ -72,6 +75,27 @@ class Tokenizer:
         backend.train_from_iterator(texts, trainer)
         return cls(backend, length)
 
+    @classmethod
+    def train_clip(cls, texts: Iterable[str], size: int, length: int) -> Tokenizer:
+        """Learns `size` tokens (at least 514: all bytes, all bytes that end a word, two marks) in the form of CLIP's tokenizer.
+
+        Words end in "</w>", the marks have the two highest ids, and the end mark pads (Radford et al. 2021, arXiv:2103.00020).
+        """
+        learner = clip_backend({}, [])
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        single = [*alphabet, *(letter + WORD_END for letter in alphabet)]
+        room = size - len(single) - 2
+        if room < 0:
+            raise ValueError(f"a tokenizer of CLIP's form has at least {len(single) + 2} tokens, got {size}")
+        learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix=WORD_END,
+                                                               show_progress=False))
+        found = [tuple(merge if isinstance(merge, list) else merge.split(" ")) for merge in json.loads(learner.to_str())["model"]["merges"]]
+        joined = list(dict.fromkeys(left + right for left, right in found))[:room]
+        names = [*single, *joined, CLIP_START, CLIP_END]
+        merges = [(left, right) for left, right in found if left + right in joined]
+        backend = clip_backend({name: number for number, name in enumerate(names)}, merges)
+        return cls(backend, length, (CLIP_END, CLIP_START, CLIP_END))
+
     def text(self) -> str:
         """The content of `tokenizer.json`, the format of the tokenizers library."""
         return str(self.backend.to_str(pretty=False))
@@ -83,3 +107,15 @@ class Tokenizer:
             return cls(tokenizers.Tokenizer.from_str(path.read_text("utf-8")), length, names)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError("model_damaged", f'cannot read the tokenizer "{path}": {error}; restore the file') from None
+
+
+def clip_backend(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """CLIP's BPE with these tokens and merges: lower case, words and single digits apart, "</w>" at the end of a word."""
+    model = models.BPE(vocab=dict(vocab), merges=list(merges), unk_token=CLIP_END, continuing_subword_prefix="",
+                       end_of_word_suffix=WORD_END) if vocab else models.BPE(unk_token=CLIP_END, end_of_word_suffix=WORD_END)
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True),
+                                                     pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    return backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -105,6 +106,31 @@ def test_g2_the_null_condition_is_learned(data: Path, tmp_path: Path) -> None:
     train(toy(**settings), [data], tmp_path / "run", quiet=True)
     early, late = (checkpoint.load(checkpoint.path_of(tmp_path / "run", step)).tensors["weights"]["denoiser/null.token"] for step in (2, 4))
     assert not torch.equal(early, late)
+
+
+def test_a_model_of_the_form_that_the_field_shares_is_trained_from_nothing(data: Path, tmp_path: Path) -> None:
+    """AutoencoderKL, UNet2D told the index of a discrete schedule, CLIP's text encoder and tokenizer, the empty prompt as no prompt."""
+    vae = "AutoencoderKLConfig(latent_channels=4, widths=(8, 8), blocks=1, groups=2, attention=False, image=16)"
+    network = ("UNet2DConfig(in_channels=4, out_channels=4, widths=(8, 16), blocks=1, down=('none', 'text'), up=('none', 'text'), mid='text', "
+               "heads=(1, 2), depth=(1, 1), text_dim=16, groups=4, image=8)")
+    text = "ClipTextConfig(vocab=600, width=16, inner=32, layers=1, heads=2, max_tokens=12, end=0, init=1.0)"
+    train(validate({"task": "autoencoder", "steps": 2, "batch": 4, "precision": "float32", "data": {"size": 16, "validation": 2}, "network": vae,
+                    "export_dtype": "float32"}, "vae"), [data], tmp_path / "vae", quiet=True)
+    settings = {"network": network, "text_network": text, "vocab": 600, "process": "DiscreteCosine()", "drop": 0.5, "steps": 4,
+                "coordinate": "TimeIndex(DiscreteCosine(), 1000.0, -1.0)", "autoencoder": str(tmp_path / "vae"), "data": {"size": 16}}
+    straight = train(toy(**settings), [data], tmp_path / "a", quiet=True)
+    train(toy(**settings | {"steps": 2}), [data], tmp_path / "b", quiet=True)
+    assert train(toy(**settings), [data], tmp_path / "b", quiet=True) == straight
+    folder = tmp_path / "a" / "model"
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert index["vae"] == ["diffusers", "AutoencoderKL"]
+    assert json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"] == 1.0
+    assert not (folder / "conditioner").exists()
+    pipeline = Pipeline.from_pretrained(folder)
+    assert pipeline.info.coordinate == "TimeIndex(schedule=DiscreteCosine())"
+    assert torch.equal(pipeline.conditioner.null(1)["tokens"], pipeline.conditioner([""])["tokens"])
+    assert pipeline("a red square", num_inference_steps=2, seed=1).images[0].size == (16, 16)
 
 
 def test_the_whole_chain_of_parts(data: Path, tmp_path: Path) -> None:

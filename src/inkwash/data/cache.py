@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inkwash.data.arrays import Progress, cached_array
-from inkwash.data.item import Source, fingerprint_of
+from inkwash.data.item import fingerprint_of
 from inkwash.data.loader import Loader
 from inkwash.errors import UsageError
 
@@ -61,6 +62,14 @@ class LatentCache:
         return torch.from_numpy(np.array(self.rows[row], dtype=np.float32))
 
 
+class Captioned(Protocol):
+    """What has captions by number, such as a Source or all forms of its captions."""
+
+    def __len__(self) -> int: ...
+
+    def caption(self, index: int) -> str: ...
+
+
 class TokenCache:
     """encode(captions) for every distinct item: token numbers, or text features.
 
@@ -69,7 +78,7 @@ class TokenCache:
 
     def __init__(
         self,
-        source: Source,
+        source: Captioned,
         folder: Path,
         encode: Callable[[list[str]], np.ndarray],
         *,

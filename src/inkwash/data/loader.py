@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inkwash.data.arrays import Progress, cached_array
 from inkwash.data.buckets import Bucketed, Shape, image_sizes
+from inkwash.data.captions import Forms, Rules
 from inkwash.data.item import Source, fingerprint_of
 from inkwash.data.order import Order, Slots, Uniform
 from inkwash.data.preflight import LIMIT, Quarantine, preflight, refuse_above
@@ -28,10 +29,11 @@ from inkwash.errors import DataError, UsageError
 
 
 class Pick(NamedTuple):
-    """Which items a batch holds: `index` counts distinct items; `flipped` says which are mirrored left to right."""
+    """Which items a batch holds: `index` counts distinct items; `flipped` says which are mirrored, `form` which form their captions have."""
 
     index: Tensor  # type: ignore[assignment]                                          # (B,) int64
     flipped: Tensor                                                                     # (B,) bool
+    form: Tensor                                                                        # (B,) int64
 
 
 class Batch(NamedTuple):
@@ -48,8 +50,9 @@ class Loader:
     """Batches from `source`; `batch_size` counts all ranks.
 
     size: the side of square images, or aspect-bucket shapes (see `buckets.shapes`). mode: "crop" (centre) or "pad" (white). flip: mirror
-    each item with probability 1/2 in every epoch. cache: a folder for decoded pixels (square images) and image sizes. quarantine: a
-    file for unreadable items. limit: their largest share. Raises UsageError `bad_batch`; DataError `too_many_unreadable`, `data_empty`.
+    each item with probability 1/2 in every epoch. rewrite: other forms of captions, see `captions.Forms`. cache: a folder for decoded
+    pixels (square images) and image sizes. quarantine: a file for unreadable items. limit: their largest share. Raises UsageError
+    `bad_batch`; DataError `too_many_unreadable`, `data_empty`.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Loader:
         seed: int = 0,
         mode: Mode = "crop",
         flip: bool = False,
+        rewrite: Rules = (),
         rank: int = 0,
         world: int = 1,
         cache: Path | None = None,
@@ -77,6 +81,7 @@ class Loader:
         self.source, self.base = source, distinct(source)
         self.batch_size, self.seed, self.mode, self.flip = batch_size, seed, mode, flip
         self.rank, self.world = rank, world
+        self.forms = Forms(self.base, rewrite)
         self.square = size if isinstance(size, int) else None
         self.quarantine = Quarantine(self.base, quarantine)
         self._pixels: np.ndarray | None = None
@@ -100,13 +105,13 @@ class Loader:
     @property
     def fingerprint(self) -> str:
         """Identifies the sequence of batches: store it in a checkpoint and compare before resuming."""
-        return fingerprint_of("loader", [self.source.fingerprint, self._order.name, self.mode, self.flip])
+        return fingerprint_of("loader", [self.source.fingerprint, self._order.name, self.mode, self.flip, *self.forms.rules_text])
 
     def epoch(self, step: int) -> float:
         """Epochs completed before this step."""
         return step / self._order.steps_per_epoch
 
-    def _slots(self, step: int) -> tuple[Slots, np.ndarray, np.ndarray]:
+    def _slots(self, step: int) -> tuple[Slots, np.ndarray, np.ndarray, np.ndarray]:
         if step < 0:
             raise IndexError(step)
         whole = self._order.at(step)
@@ -114,13 +119,13 @@ class Loader:
         part = slice(self.rank * share, (self.rank + 1) * share)
         slots = Slots(whole.epoch[part], whole.index[part], whole.size)
         flipped = coin(self.seed, slots.epoch, slots.index) if self.flip else np.zeros(share, dtype=bool)
-        return slots, origin(self.source, slots.index), flipped
+        return slots, origin(self.source, slots.index), flipped, self.forms.draw(self.seed, slots.epoch, slots.index)
 
     def pick(self, step: int) -> Pick:
         """The items of this rank's part of a global batch, for use with caches. With a pixel cache it reads no image."""
-        _, base, flipped = self._slots(step)
+        _, base, flipped, form = self._slots(step)
         chosen = [self.quarantine.usable(int(index), self._complaint) for index in base]
-        return Pick(torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))
+        return Pick(torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped), torch.from_numpy(form))
 
     def _complaint(self, index: int) -> str | None:
         if self._pixels is not None:
@@ -145,9 +150,9 @@ class Loader:
         return fit(decode(item, hint=max(size)), size, self.mode), item.caption
 
     def _load(self, step: int) -> Batch:
-        slots, base, flipped = self._slots(step)
+        slots, base, flipped, forms = self._slots(step)
         images, captions, chosen = [], [], []
-        for wanted, mirror in zip(base, flipped, strict=True):
+        for wanted, mirror, form in zip(base, flipped, forms, strict=True):
             held: dict[int, tuple[Tensor, str]] = {}
 
             def attempt(candidate: int, held: dict[int, tuple[Tensor, str]] = held) -> str | None:
@@ -160,7 +165,7 @@ class Loader:
             found = self.quarantine.usable(int(wanted), attempt)
             image, caption = held[found]
             images.append(image.flip(-1) if mirror else image)
-            captions.append(caption)
+            captions.append(self.forms.write(caption, int(form)))
             chosen.append(found)
         keys = [self.base.key(index) for index in chosen]
         return Batch(torch.stack(images), captions, keys, torch.tensor(chosen, dtype=torch.int64), torch.from_numpy(flipped))

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -102,14 +103,23 @@ class Mixture:
                          for part, count in zip(self.base.parts, self.repeats, strict=True))
 
 
+@runtime_checkable
+class Repeating(Protocol):
+    """A source whose positions are not its items: `origin` maps them to those of `base`."""
+
+    base: Source
+
+    def origin(self, index: Index) -> Index: ...
+
+
 def distinct(source: Source) -> Source:
     """The source without repeats."""
-    return source.base if isinstance(source, Mixture) else source
+    return source.base if isinstance(source, Repeating) else source
 
 
 def origin(source: Source, index: Index) -> Index:
     """Positions in `source` -> positions in `distinct(source)`."""
-    return source.origin(index) if isinstance(source, Mixture) else np.asarray(index, dtype=np.int64)
+    return source.origin(index) if isinstance(source, Repeating) else np.asarray(index, dtype=np.int64)
 
 
 def on_disk(source: Source) -> Index:

@@ -24,7 +24,10 @@ Activation = Literal["quick_gelu", "gelu"]
 
 @dataclass(frozen=True, repr=False)
 class ClipTextConfig(NetworkConfig):
-    """Sizes of a ClipText; `clip_vit_l_14` is Stable Diffusion 1's. `end` is the id of the end mark; `projection` > 0 maps the pooled vector."""
+    """Sizes of a ClipText; `clip_vit_l_14` is Stable Diffusion 1's. `end` is the id of the end mark; `projection` > 0 maps the pooled vector.
+
+    `init` is the standard deviation of new vectors of tokens and places, as in TextEncoderConfig.
+    """
 
     vocab: int = 49408
     width: int = 768
@@ -36,12 +39,14 @@ class ClipTextConfig(NetworkConfig):
     projection: int = 0
     end: int = 49407
     eps: float = 1e-5
+    init: float = 0.02
     aliases = {"clip_vit_l_14": {}, "openclip_vit_h_14": {"width": 1024, "inner": 4096, "layers": 23, "heads": 16, "activation": "gelu"}}
 
     def __post_init__(self) -> None:
         require(min(self.vocab, self.width, self.inner, self.layers, self.heads, self.max_tokens) > 0, f"every size of {self!r} must be at least 1")
         require(self.width % self.heads == 0, f"a width of {self.width} cannot be split into {self.heads} heads")
         require(self.activation in get_args(Activation), f"activation={self.activation!r} is unknown; choose quick_gelu or gelu")
+        require(self.init > 0, f"init={self.init} is the size of new token vectors and must be above 0")
         require(0 <= self.end < self.vocab, f"the end mark {self.end} is not one of {self.vocab} tokens")
 
     def build(self) -> ClipText:
@@ -89,8 +94,8 @@ class _Embeddings(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab, config.width)
         self.position_embedding = nn.Embedding(config.max_tokens, config.width)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        nn.init.normal_(self.token_embedding.weight, std=config.init)
+        nn.init.normal_(self.position_embedding.weight, std=config.init / 2)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]

@@ -9,6 +9,7 @@ training data, so that the codec hands unit variance to diffusion (Rombach et al
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from inkwash.data.loader import Batch
 from inkwash.io.folder import save_part
 from inkwash.io.tensors import add_text
 from inkwash.nn import native
+from inkwash.nn.autoencoder_kl import AutoencoderKL
 from inkwash.nn.vae import Autoencoder, kl_divergence
 from inkwash.train.config import AutoencoderRun
 from inkwash.train.setting import Setting, compiled
@@ -58,7 +60,7 @@ class AutoencoderTask:
 
     def __init__(self, config: AutoencoderRun, setting: Setting) -> None:
         self.config, self.setting = config, setting
-        self.network: Autoencoder = config.network.build().to(memory_format=torch.channels_last)
+        self.network: Autoencoder | AutoencoderKL = config.network.build().to(memory_format=torch.channels_last)
         self.roles = {ROLE: self.network}
         setting.require_multiple(config, self.network.config.factor)
         self.loader = setting.loader(config, setting.train, "train", flip=config.data.flip)
@@ -131,8 +133,14 @@ class AutoencoderTask:
         return {"mean": mean.tolist(), "std": (second / count - mean.square()).sqrt().tolist()}
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:
-        save_part(folder, "vae", self.network, dtype=dtype)
-        add_text(folder, "vae/statistics.json", json.dumps(self.statistics(), indent=1) + "\n")
+        """The autoencoder and the statistics of its latents; one that can absorb them does, so that mean 0 and deviation 1 are left."""
+        found = self.statistics()
+        network: Autoencoder | AutoencoderKL = copy.deepcopy(self.network)
+        if isinstance(network, AutoencoderKL) and network.config.quant:
+            network.absorb(torch.tensor(found["mean"]), torch.tensor(found["std"]))
+            found = {"mean": [0.0] * len(found["mean"]), "std": [1.0] * len(found["std"])}
+        save_part(folder, "vae", network, dtype=dtype)
+        add_text(folder, "vae/statistics.json", json.dumps(found, indent=1) + "\n")
 
     def summary(self) -> str:
         return self.loader.summary()

@@ -8,13 +8,15 @@ randomness refer to it, so that the same run on other hardware is the same run.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
+from inkwash.core.coordinate import Coordinate
 from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
 from inkwash.errors import UsageError
@@ -33,13 +35,23 @@ def _reader(base: type[Value]) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text[:80]!r} is not a regular expression: {error}") from None
+    return text
+
+
 _AS_TEXT = PlainSerializer(repr, return_type=str)
 NetworkText = Annotated[Any, _reader(NetworkConfig), _AS_TEXT]
 ScheduleText = Annotated[Any, _reader(Schedule), _AS_TEXT]
 PredictionText = Annotated[Any, _reader(Prediction), _AS_TEXT]
+CoordinateText = Annotated[Any, _reader(Coordinate), _AS_TEXT]
 LevelsText = Annotated[Any, _reader(Levels), _AS_TEXT]
 WeightingText = Annotated[Any, _reader(Weighting), _AS_TEXT]
 
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,6 +84,10 @@ class OptimizerConfig(Strict):
 class DataConfig(Strict):
     """`size` in pixels; `validation` is the number of items held out; `cache` keeps decoded pixels, latents and tokens on disk.
 
+    Regular expressions over captions: items that match one of `leave_out` are not trained on; `repeat` says how many times an epoch shows an
+    item, by the first pattern that matches, once when none does. Held-out items are chosen before. `rewrite` is a list of [pattern, replacement],
+    other forms of captions that are as likely as the caption itself.
+
     mode: crop and pad make squares. bucket keeps each image's aspect ratio: a batch has one shape, of at most size^2 pixels, sides that are
     multiples of `step`, and an aspect ratio within 1/`ratio`..`ratio`; latents are then computed in every step. Held-out items are squares.
     """
@@ -84,6 +100,9 @@ class DataConfig(Strict):
     validation: NotNegative = 64
     cache: bool = True
     unreadable: Share = 0.02
+    leave_out: tuple[Pattern, ...] = ()
+    repeat: dict[Pattern, Positive] = {}
+    rewrite: tuple[tuple[Pattern, str], ...] = ()
 
 
 class SampleConfig(Strict):
@@ -165,7 +184,8 @@ class ContrastiveRun(RunConfig):
 class DenoiserRun(RunConfig):
     """`autoencoder` and `text` are folders of finished parts; without them the run is on pixels, or told nothing.
 
-    `text_network`, a TextEncoderConfig, is trained along with the denoiser instead of `text`, with a BPE of at most `vocab` tokens.
+    `text_network`, a TextEncoderConfig or a ClipTextConfig, is trained along with the denoiser instead of `text`, with a BPE of at most `vocab`
+    tokens. `coordinate` is how the network is told the noise level, by default Angle().
 
     `drop` is the share of conditions replaced by the null token; `sigma_data` the standard deviation of the data in model space; `card` what
     the model folder tells people, such as licence, credits and intended use.
@@ -176,6 +196,7 @@ class DenoiserRun(RunConfig):
     network: NetworkText
     process: ScheduleText
     prediction: PredictionText
+    coordinate: CoordinateText | None = None
     levels: LevelsText = UniformLevels()
     weighting: WeightingText = SimpleWeight()
     sigma_data: Annotated[float, Field(gt=0)] = 1.0

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from inkwash.codec import Latent
 from inkwash.cond import Cond
-from inkwash.condition import Conditioner, NoConditioner, Null, NullConfig, TextConditioner
+from inkwash.condition import Conditioner, NoConditioner, Null, TextConditioner
 from inkwash.core.noise import generator
 from inkwash.core.prediction import require_solvable
 from inkwash.data.heldout import bound
 from inkwash.denoiser import Denoiser
 from inkwash.io.folder import save_info, save_part, save_tokenizer
 from inkwash.io.info import Defaults, ModelInfo, Sizes, count_words
+from inkwash.nn.clip_text import ClipTextConfig
 from inkwash.train.config import DenoiserRun
 from inkwash.train.features import Features, TextPart, read_codec, read_text, trained_tokenizer
 from inkwash.train.setting import Setting
@@ -83,25 +84,26 @@ class DenoiserTask:
         self.config, self.setting = config, setting
         self.codec = read_codec(config.autoencoder).to(setting.device)
         text = self._new_text() if config.text_network is not None else read_text(config.text)
-        null = NullConfig(text.width, text.width).build() if text is not None else None
-        if null is not None:
-            for parameter in null.parameters():
-                nn.init.normal_(parameter, std=0.02)
+        null = text.new_null() if text is not None else None
         self.network: nn.Module = config.network.build().to(memory_format=torch.channels_last)
         setting.require_multiple(config, self.multiple)
-        self.conditioner: Conditioner = text.conditioner(null) if text is not None else NoConditioner()
+        self.conditioner: Conditioner = TextConditioner(text.tokenizer, text.encoder, null) if text is not None else NoConditioner()
         self.text = text.encoder.requires_grad_(True) if text is not None and text.trained else None
         self.roles = {ROLE: Trained(self.network, null, self.text)}
-        self.denoiser = Denoiser(self.network, config.prediction, config.process.gauge, sigma_data=config.sigma_data)
+        self.denoiser = Denoiser(self.network, config.prediction, config.process.gauge, sigma_data=config.sigma_data,
+                                 coordinate=config.coordinate)
         self.features = Features(config, setting, self.codec, text)
+        self.empty = self.features.told([""])                                           # of one sample
         self.fingerprint = self.features.fingerprint
         self.seen = Histogram()
 
     def _new_text(self) -> TextPart:
         """A text encoder to be trained along, whose vocabulary is that of a BPE of the training captions."""
         network: Any = self.config.text_network
-        tokenizer = trained_tokenizer(self.setting, self.config.vocab, network.max_tokens)
-        return TextPart(tokenizer, dataclasses.replace(network, vocab=tokenizer.size).build(), trained=True)
+        clip = isinstance(network, ClipTextConfig)
+        tokenizer = trained_tokenizer(self.setting, self.config.vocab, network.max_tokens, clip)
+        ends = {"end": tokenizer.end} if clip else {}
+        return TextPart(tokenizer, dataclasses.replace(network, vocab=tokenizer.size, **ends).build(), trained=True)
 
     def _told(self, cond: Cond) -> Cond:
         """The condition that the network reads: token numbers go through the text encoder when it is being trained."""
@@ -109,6 +111,14 @@ class DenoiserTask:
             return cond
         tokens, pooled, mask = self.text(cond["ids"], cond["mask"])
         return Cond({"tokens": tokens.float(), "mask": mask, "pooled": pooled.float()})
+
+    def _dropped(self, cond: Cond, keep: Tensor) -> Cond:
+        """What the network reads when the samples where `keep` (B,) is False are told nothing."""
+        if self.text is None or self.roles[ROLE].null is not None:
+            cond = self._told(cond)
+            return self.conditioner.drop(cond, keep) if len(cond) else cond
+        empty = self.empty.to(cond["ids"].device)
+        return self._told(Cond({name: torch.where(keep[:, None].to(given.device), given, empty[name]) for name, given in cond.items()}, cond.batch))
 
     def batch(self, micro_step: int) -> Examples:
         return Examples(*self.features.batch(micro_step))
@@ -121,10 +131,7 @@ class DenoiserTask:
         t = config.levels.times(draw.uniform((), "level"), draw.position, draw.total)   # (B,)
         eps = draw.normal(tuple(batch.x0.shape[1:]), "noise").to(device)
         keep = draw.uniform((), "drop") >= config.drop
-        cond = self._told(batch.cond)
-        if len(cond):
-            cond = self.conditioner.drop(cond, keep.to(device))
-        value, weight = self.error(batch.x0, t, eps, cond)
+        value, weight = self.error(batch.x0, t, eps, self._dropped(batch.cond, keep.to(device)))
         self.seen.add(t, value)
         yield Loss(ROLE, weight * value, {"mse": value})
 
@@ -165,6 +172,7 @@ class DenoiserTask:
         multiple = self.multiple
         return ModelInfo(
             name=config.name, process=repr(config.process), prediction=repr(config.prediction), gauge=config.process.gauge.value,
+            coordinate=repr(config.coordinate) if config.coordinate is not None else "",
             sigma_data=config.sigma_data, network=self.folder, codec="latent" if latent else "pixels", channels=self.codec.channels,
             factor=self.codec.factor, mean=statistics[0], std=statistics[1], conditioning="text" if text else "none",
             length=self.conditioner.tokenizer.length if isinstance(self.conditioner, TextConditioner) else 0,

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 from inkwash.codec import Codec, Latent, Pixels
 from inkwash.cond import Cond
-from inkwash.condition import Null, TextConditioner
+from inkwash.condition import Null, NullConfig
 from inkwash.data.cache import LatentCache, TokenCache
 from inkwash.data.item import Source
-from inkwash.data.loader import Loader
+from inkwash.data.loader import Loader, Pick
 from inkwash.errors import CheckpointError
 from inkwash.io.durable import write_text
 from inkwash.io.folder import load_part, load_tokenizer, part_folder
 from inkwash.io.tensors import digest
 from inkwash.io.tensors import read_text as read_text_of
-from inkwash.tokenizer import Tokenizer
+from inkwash.nn.clip_text import ClipText
+from inkwash.tokenizer import CLIP_END, CLIP_START, END, PAD, START, Tokenizer
 from inkwash.train.config import RunConfig
 from inkwash.train.setting import Setting
 
@@ -51,14 +52,14 @@ def read_codec(path: Path | None) -> Codec:
         raise CheckpointError("model_damaged", f'cannot read "{folder / "vae" / STATISTICS}": {error}; export the autoencoder again') from None
 
 
-def trained_tokenizer(setting: Setting, vocab: int, length: int) -> Tokenizer:
-    """The BPE of a run: learned from the training captions once, then read from the run's folder."""
+def trained_tokenizer(setting: Setting, vocab: int, length: int, clip: bool = False) -> Tokenizer:
+    """The BPE of a run, of CLIP's form for `clip`: learned from the training captions once, then read from the run's folder."""
     path = setting.out / "tokenizer.json"
     if not path.is_file() and setting.rank == 0:
-        source = setting.train
-        write_text(path, Tokenizer.train((source.caption(i) for i in range(len(source))), vocab, length).text())
+        source, learn = setting.train, Tokenizer.train_clip if clip else Tokenizer.train
+        write_text(path, learn((source.caption(i) for i in range(len(source))), vocab, length).text())
     setting.wait()
-    return Tokenizer.load(path, length)
+    return Tokenizer.load(path, length, (CLIP_END, CLIP_START, CLIP_END) if clip else (PAD, START, END))
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,14 @@ class TextPart:
     def width(self) -> int:
         return int(self.encoder.config.width)  # type: ignore[union-attr,arg-type]
 
-    def conditioner(self, null: Null | None) -> TextConditioner:
-        assert null is not None
-        return TextConditioner(self.tokenizer, self.encoder, null)
+    def new_null(self) -> Null | None:
+        """The condition of no prompt, to be trained; None for CLIP's encoder, whose denoisers take the empty prompt for it."""
+        if isinstance(self.encoder, ClipText):
+            return None
+        null = NullConfig(self.width, self.width).build()
+        for parameter in null.parameters():
+            nn.init.normal_(parameter, std=0.02)
+        return null
 
 
 def read_text(path: Path | None) -> TextPart | None:
@@ -107,11 +113,11 @@ class Features:
             length, width = self.text.tokenizer.length, self.text.width
             if self.text.trained:
                 name = hashlib.sha256(self.text.tokenizer.text().encode()).hexdigest()
-                ids = TokenCache(loader.base, setting.cache, self._ids, encoder=f"ids {name}", shape=(2, length), dtype="int32")
+                ids = TokenCache(loader.forms, setting.cache, self._ids, encoder=f"ids {name}", shape=(2, length), dtype="int32")
                 return _Kept(latents, ids, None)
             encoder = digest(self.text.encoder.state_dict())
-            tokens = TokenCache(loader.base, setting.cache, self._describe, encoder=encoder, shape=(length + 1, width), dtype="float16")
-            masks = TokenCache(loader.base, setting.cache, self._masks, encoder=f"mask {encoder}", shape=(length,), dtype="uint8")
+            tokens = TokenCache(loader.forms, setting.cache, self._describe, encoder=encoder, shape=(length + 1, width), dtype="float16")
+            masks = TokenCache(loader.forms, setting.cache, self._masks, encoder=f"mask {encoder}", shape=(length,), dtype="uint8")
             return _Kept(latents, tokens, masks)
 
     @torch.no_grad()
@@ -123,7 +129,7 @@ class Features:
         return (mean - self.codec.mean) / self.codec.std
 
     def _describe(self, captions: list[str]) -> np.ndarray:
-        cond = self._cond_of(captions)
+        cond = self.told(captions)
         return torch.cat([cond["tokens"], cond["pooled"][:, None]], dim=1).cpu().numpy()  # (B, L + 1, D)
 
     def _masks(self, captions: list[str]) -> np.ndarray:
@@ -136,7 +142,8 @@ class Features:
         return torch.stack([found.ids, found.mask.long()], dim=1).numpy()              # (B, 2, L)
 
     @torch.no_grad()
-    def _cond_of(self, captions: list[str]) -> Cond:
+    def told(self, captions: list[str]) -> Cond:
+        """What batches have for these captions: text features, or token numbers for an encoder that is still being trained."""
         if self.text is None:
             return Cond.none(len(captions))
         if self.text.trained:
@@ -151,18 +158,22 @@ class Features:
         device = self.setting.device
         if self._kept is None or self._kept.latents is None:
             images, captions, _, index, _ = self.loader.batch(micro_step)
-            cond = self._cond_of(captions) if self._kept is None else self._kept.cond(index)
+            cond = self.told(captions) if self._kept is None else self._kept.cond(self._forms(self.loader.pick(micro_step)))
             return self._encode(images).to(device), cond.to(device), index
         picked = self.loader.pick(micro_step)
         x0 = self._kept.latents.take(picked.index, picked.flipped if self.loader.flip else None)
-        return x0.to(device), self._kept.cond(picked.index).to(device), picked.index
+        return x0.to(device), self._kept.cond(self._forms(picked)).to(device), picked.index
+
+    def _forms(self, picked: Pick) -> Tensor:
+        """Where the captions of a pick are among all forms of all captions."""
+        return picked.form * len(self.loader.base) + picked.index
 
     def held_out(self, count: int) -> tuple[Tensor, Cond, Tensor] | None:
         """The first `count` held-out items; None when nothing is held out."""
         if not hasattr(self, "_held_out"):
             batch = self.setting.held_out(self.config)
             self._held_out = None if batch is None else (
-                self._encode(batch.images[:count]), self._cond_of(batch.captions[:count]), batch.index[:count])
+                self._encode(batch.images[:count]), self.told(batch.captions[:count]), batch.index[:count])
         return self._held_out
 
     def key(self, index: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from inkwash.data.choice import choose
 from inkwash.data.heldout import hold_out
 from inkwash.data.source import open_source
 from inkwash.errors import BusyError, InkwashWarning, UsageError
@@ -102,6 +103,7 @@ def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path,
 
 def _setting(config: RunConfig, data: Sequence[str | Path], out: Path, group: Group, cache: Path | None, preview: Preview | None) -> Setting:
     training, validation = hold_out(open_source(list(data)), config.data.validation)
+    training = choose(training, config.data.leave_out, config.data.repeat)
     names = tuple(Path(str(path).split("*")[0]).name for path in data)
     return Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview, names)
 

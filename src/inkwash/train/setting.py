@@ -51,7 +51,7 @@ class Setting:
         data = config.data
         size = shapes(data.size, data.step, data.ratio) if data.mode == "bucket" and not alone else data.size
         return Loader(source, batch or config.batch // config.accumulate, size=size, seed=config.seed,
-                      mode="pad" if data.mode == "pad" else "crop", flip=flip,
+                      mode="pad" if data.mode == "pad" else "crop", flip=flip, rewrite=data.rewrite if name == "train" else (),
                       rank=0 if alone else self.rank, world=1 if alone else self.world, cache=self.cache if data.cache else None,
                       quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable)
 
