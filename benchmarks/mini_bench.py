@@ -16,10 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from torch import Tensor
 
-import inkwash
 from inkwash.data.heldout import Subset, bound
 from inkwash.data.item import Source
 from inkwash.data.scenes.source import Scenes, open_scenes
@@ -31,6 +29,7 @@ from inkwash.evaluate.split import Split, split
 from inkwash.evaluate.store import Store, Worker
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
+from inkwash.train.config import read_recipe
 
 
 class Judged(NamedTuple):
@@ -65,19 +64,17 @@ class Bench:
         return [open_scenes(name) for name in names]
 
     @cached_property
-    def bound(self) -> str:
-        """Which pictures training held out: those up to this rank."""
-        known = self.pipeline.info.card.get("held_out")
-        if isinstance(known, str):
-            return known
-        apart = split(Concat([self.emoji, self.clothing, *self.scenes]), self.pipeline.info.card, None).held_out
-        assert apart is not None
-        return bound(apart)
+    def held_out(self) -> tuple[str, str]:
+        """The rank up to which training held pictures out, and how that is known."""
+        known = split(Concat([self.emoji, self.clothing, *self.scenes]), self.pipeline.info.card, None)
+        assert known.held_out is not None
+        return bound(known.held_out), known.rule
 
     def split(self, sources: Sequence[Source]) -> Split:
         """What of these sources training had and what it held out. Pictures of captions that were left out belong to neither."""
-        found = split(Concat(sources), {"held_out": self.bound}, None)
-        return Split(*(None if part is None else self._kept(part) for part in (found.train, found.held_out)), found.rule)
+        limit, rule = self.held_out
+        found = split(Concat(sources), {}, limit)
+        return Split(*(None if part is None else self._kept(part) for part in (found.train, found.held_out)), rule)
 
     def _kept(self, source: Source) -> Source:
         keep = [i for i in range(len(source)) if not self.leaves_out(source.caption(i))]
@@ -105,8 +102,7 @@ def by_hash(captions: Sequence[str]) -> list[str]:
 
 def recipe_patterns() -> list[str]:
     """The captions that the recipe `mini-denoiser` leaves out, as regular expressions; none where it names none."""
-    recipe: dict[str, Any] = yaml.safe_load((Path(inkwash.__file__).parent / "recipes" / "mini-denoiser.yaml").read_text("utf-8"))
-    return list(recipe["data"].get("leave_out", []))
+    return list(read_recipe("mini-denoiser").data.leave_out)
 
 
 def tell(done: int, total: int, what: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mini_emoji
 import mini_garments
 import mini_scenes
+import torch
 from mini_bench import Bench
 from mini_result import Row
 
@@ -40,14 +41,11 @@ def rebuilt(bench: Bench, source: Source) -> Reconstructed:
 
 def autoencoder(bench: Bench, num: int) -> tuple[list[Row], list[str]]:
     """PSNR of all held-out pictures, whatever `num`: they are few."""
-    rows = []
-    for name, parts in {"all kinds": [source for found in sources(bench).values() for source in found], **sources(bench)}.items():
-        held_out = bench.split(parts).held_out
-        if held_out is None or len(held_out) < 2:
-            continue
-        psnr = rebuilt(bench, held_out).psnr
-        rows.append(Row(f"PSNR, mean of {name}", mean_interval(psnr, note=f"{float(psnr.min()):.1f} dB at worst"),
-                        PSNR_GOAL if name == "all kinds" else None, "dB"))
+    apart = {name: bench.split(parts).held_out for name, parts in sources(bench).items()}
+    found = {name: rebuilt(bench, source).psnr for name, source in apart.items() if source is not None and len(source) > 1}
+    goals = {"all kinds": PSNR_GOAL}
+    rows = [Row(f"PSNR, mean of {name}", mean_interval(psnr, note=f"{float(psnr.min()):.1f} dB at worst"), goals.get(name), "dB")
+            for name, psnr in {"all kinds": torch.cat(list(found.values())), **found}.items()]
     return rows, [f"pictures that training held out, {everything(bench).rule}; no denoiser takes part"]
 
 
