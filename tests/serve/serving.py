@@ -27,7 +27,7 @@ class Running:
         self.out = work / "out.log"
         self.err = work / "err.log"
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        with self.out.open("ab") as out, self.err.open("ab") as err:
+        with self.out.open("wb") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen([COMMAND, "serve", *words, "--port", "0"], cwd=work, env=env, stdout=out, stderr=err)
         wait(lambda: self.out.stat().st_size or self.process.poll() is not None, START_SEC)
         assert self.process.poll() is None, self.err.read_text()

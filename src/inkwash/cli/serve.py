@@ -15,7 +15,8 @@ Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
 def serve(*models: str, host: str | None = None, port: int | None = None, device: str | None = None, keys: Path | None = None,
           new_key: str | None = None, allow_host: Names = (), allow_origin: Names = (), policy: str | None = None,
-          queue: int | None = None, deadline_sec: float | None = None, log_prompts: bool | None = None, config: Path | None = None) -> int:
+          queue: int | None = None, db: str | None = None, files: str | None = None, deadline_sec: float | None = None,
+          log_prompts: bool | None = None, config: Path | None = None) -> int:
     """Serve models over HTTP: the Images API of OpenAI.
 
     Prints the address. Only this machine can connect unless --keys and --host say otherwise. SIGTERM finishes what was accepted.
@@ -42,6 +43,10 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
         Whose rows go first: first_come, shortest, deadline or fair.
     queue
         Images in work or waiting; more are refused.
+    db
+        Where jobs are kept: sqlite:///FILE, or postgresql://USER@HOST/NAME.
+    files
+        Where their pictures are kept: a folder, or s3://BUCKET/PREFIX.
     deadline_sec
         The longest that a client waits, when it does not say.
     log_prompts
@@ -49,7 +54,7 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
     config
         YAML file of settings; a flag wins over it.
     """
-    for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+    for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "sqlalchemy", "alembic", "obstore"):
         if importlib.util.find_spec(name) is None:
             raise UsageError("not_installed", f'inkwash serve needs the package {name}; pip install "inkwash[serve]"')
     from inkwash.serve.http.keys import new_key as make_key
@@ -57,7 +62,7 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
     from inkwash.serve.http.settings import load_settings
 
     flags = {"models": models or None, "host": host, "port": port, "device": device, "keys": keys, "allow_hosts": allow_host or None,
-             "allow_origins": allow_origin or None, "policy": policy, "queue": queue, "deadline_sec": deadline_sec,
+             "allow_origins": allow_origin or None, "policy": policy, "queue": queue, "db": db, "files": files, "deadline_sec": deadline_sec,
              "log_prompts": log_prompts}
     settings = load_settings(config, flags)
     if new_key is not None:

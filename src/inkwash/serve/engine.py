@@ -79,7 +79,11 @@ class Engine:
 
     def cost(self, request: Request) -> int:
         """What the request costs in network rows, exactly: the number that its image will report as nfe. Raises what `submit` raises for it."""
-        return sum(survey(self.pipeline, request, self.pipeline.plan(request))[1])
+        return sum(self.rows_of(request))
+
+    def rows_of(self, request: Request) -> tuple[int, ...]:
+        """`cost`, step by step."""
+        return tuple(survey(self.pipeline, request, self.pipeline.plan(request))[1])
 
     def submit(self, request: Request, *, key: str = "", deadline_sec: float | None = None, priority: int = 0) -> Ticket:
         """Takes a request in. Nothing runs before the next tick, but everything about it is checked.

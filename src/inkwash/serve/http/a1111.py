@@ -23,10 +23,11 @@ from inkwash.io.png import read_infotext
 from inkwash.labels import ENDINGS, LABELS
 from inkwash.request import Request
 from inkwash.serve.http.a1111_fields import OFF, OFF_IMAGE, Image2Image, Text2Image, from_base64, inert_fields, model_of, requests_of, split, start_of
-from inkwash.serve.http.backend import Backend, Made, Order, Start, Wish
+from inkwash.serve.http.backend import Backend, Made, Order, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import read_fields
 from inkwash.serve.http.openai import finished
+from inkwash.serve.http.raster import Start
 from inkwash.serve.http.reply import answer, json_body, unless_gone
 from inkwash.serve.http.service import Model, Service
 
@@ -45,7 +46,7 @@ async def img2img(http: HttpRequest) -> Response:
     """Pictures from a picture and a sentence."""
     body = await json_body(http)
     asked = read_fields(Image2Image, split(body, OFF_IMAGE), {})
-    return await respond(http, asked, {name: value for name, value in body.items() if name not in ("init_images", "mask")}, start_of(asked))
+    return await respond(http, asked, {name: value for name, value in body.items() if name not in ("init_images", "mask")}, await start_of(asked))
 
 
 async def respond(http: HttpRequest, asked: Text2Image, parameters: dict[str, Any], start: Start | None) -> Response:

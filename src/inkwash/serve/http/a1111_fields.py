@@ -29,9 +29,9 @@ from inkwash.request import (
     require_prompt,
     sampler_and_spacing,
 )
-from inkwash.serve.http.backend import Start
 from inkwash.serve.http.errors import ApiError, from_inkwash
 from inkwash.serve.http.fields import MAX_IMAGES
+from inkwash.serve.http.raster import Start, decoded
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "styles": ([],), "subseed": (-1,), "subseed_strength": (0,), "seed_resize_from_h": (0, -1), "seed_resize_from_w": (0, -1),
@@ -80,7 +80,7 @@ class Image2Image(Text2Image):
     inpaint_full_res: bool | None = Field(None, description="inert")
 
 
-def start_of(asked: Image2Image) -> Start:
+async def start_of(asked: Image2Image) -> Start:
     """What the image starts from. Raises ApiError 400."""
     if len(asked.init_images or []) != 1:
         raise ApiError(400, "missing_parameter", "give one picture in init_images", "init_images")
@@ -88,8 +88,9 @@ def start_of(asked: Image2Image) -> Start:
         strength = check_strength(USUAL_STRENGTH if asked.denoising_strength is None else asked.denoising_strength, "denoising_strength")
     except InkwashError as error:
         raise from_inkwash(error, "denoising_strength") from None
-    image = from_base64((asked.init_images or [""])[0], "init_images")
-    return Start(image, None if asked.mask is None else from_base64(asked.mask, "mask"), strength, white_paints=True)
+    image = await decoded(from_base64((asked.init_images or [""])[0], "init_images"), "init_images")
+    mask = None if asked.mask is None else await decoded(from_base64(asked.mask, "mask"), "mask")
+    return Start(image, mask, strength, white_paints=True)
 
 
 def from_base64(text: str, name: str) -> bytes:

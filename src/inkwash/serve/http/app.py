@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,37 +14,43 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from inkwash._version import __version__
-from inkwash.serve.http import a1111, openai, probes
+from inkwash.serve.http import a1111, jobs, jobs_events, openai, probes
 from inkwash.serve.http.errors import ApiError, ClientGone, internal
 from inkwash.serve.http.guard import Guard
+from inkwash.serve.http.jobs_run import Runner
 from inkwash.serve.http.keys import Keys
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
+from inkwash.serve.store import open_store
 
-UPLOADS = frozenset(("/v1/images/edits", "/sdapi/v1/img2img", "/sdapi/v1/png-info"))
+UPLOADS = frozenset(("/v1/images/edits", "/v1/jobs", "/sdapi/v1/img2img", "/sdapi/v1/png-info"))
 
 
 def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
     """The ASGI application of a server, and what it works with. The workers start and stop with the application.
 
-    Raises UsageError `bad_keys`, `two_models`; CheckpointError for a model that is not there.
+    Raises UsageError `bad_keys`, `two_models`; CheckpointError for a model that is not there; what `open_store` raises.
     """
     metrics = Metrics()
     keys = Keys(settings.keys) if settings.keys is not None else None
-    service = Service(settings, metrics)
+    service = Service(settings, metrics, open_store(settings.db, settings.files))
+    runner = Runner(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
+        running = asyncio.create_task(runner.run())
         try:
             yield
         finally:
+            running.cancel()
+            await runner.settle()
             await service.stop()
 
     app = FastAPI(title="Inkwash", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = service
-    for module in (openai, a1111, probes):
+    app.state.service, app.state.runner = service, runner
+    for module in (openai, jobs, jobs_events, a1111, probes):
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -26,6 +26,7 @@ from inkwash.serve.admission import Rate
 from inkwash.serve.http.channel import Decoder, Frame
 from inkwash.serve.http.errors import ApiError, from_code
 from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.raster import Start
 
 LOG = logging.getLogger("inkwash.serve")
 _BACKOFF_SEC = (0.1, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -37,18 +38,6 @@ class Wish(NamedTuple):
     format: str = "png"
     compression: int = 100
     previews: tuple[int, ...] = ()
-
-
-class Start(NamedTuple):
-    """What an image starts from: picture files as they were sent, and how much changes.
-
-    `mask` is painted where it is transparent or, with `white_paints`, where it is white.
-    """
-
-    image: bytes
-    mask: bytes | None
-    strength: float
-    white_paints: bool = False
 
 
 class Accepted(NamedTuple):
@@ -80,13 +69,14 @@ Event = Accepted | Step | Preview | Made | ApiError
 
 
 class Order:
-    """One image in work. `cost` in rows, of which `left` are still owed; `seen` is the last preview."""
+    """One image in work. `cost` in rows, of which `left` are still owed; `seen` is the last preview; nobody waits for a `patient` one."""
 
-    def __init__(self, number: int, request: Request, owner: str, cost: float) -> None:
+    def __init__(self, number: int, request: Request, owner: str, cost: float, patient: bool) -> None:
         self.number = number
         self.request = request
         self.owner = owner
         self.cost = cost
+        self.patient = patient
         self.done, self.total = 0, request.steps
         self.seen = b""
         self.events: asyncio.Queue[Event] = asyncio.Queue()
@@ -120,6 +110,7 @@ class Backend:
         self.failure: InkwashError | None = None
         self.rate = Rate()
         self.live: dict[int, Order] = {}
+        self._checks: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._numbers = count(1)
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -129,17 +120,33 @@ class Backend:
         """Rows owed to all orders."""
         return math.ceil(sum(order.left for order in self.live.values()))
 
-    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None) -> Order:
-        """Sends a request to the worker. Raises ApiError 503 `model_loading` while there is none."""
-        if self.state != "ready":
-            raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
-        order = Order(next(self._numbers), request, owner, cost)
+    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None,
+               patient: bool = False) -> Order:
+        """Sends a request to the worker; a patient one gets what others leave. Raises ApiError 503 `model_loading` while there is no worker."""
+        self._require_ready()
+        order = Order(next(self._numbers), request, owner, cost, patient)
         self.live[order.number] = order
         self._send({"do": "submit", "id": order.number, "request": dataclasses.asdict(request), "key": owner, "deadline_sec": deadline_sec,
-                    "format": wish.format, "compression": wish.compression, "previews": wish.previews, **_describe(start)},
-                   b"" if start is None else start.image + (start.mask or b""))
+                    "priority": -1 if patient else 0, "format": wish.format, "compression": wish.compression, "previews": wish.previews,
+                    "start": start and start.head}, start.body if start is not None else b"")
         self._measure()
         return order
+
+    async def check(self, request: Request, start: Start | None) -> tuple[int, int]:
+        """(cost in rows, steps) of a request, which nothing is done for. Raises ApiError for one that the model cannot make."""
+        self._require_ready()
+        number = next(self._numbers)
+        self._checks[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send({"do": "check", "id": number, "request": dataclasses.asdict(request), "start": start and start.head},
+                       start.body if start is not None else b"")
+            return await self._checks[number]
+        finally:
+            del self._checks[number]
+
+    def _require_ready(self) -> None:
+        if self.state != "ready":
+            raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
 
     def cancel(self, order: Order) -> None:
         """Drops an order that is not finished; a finished one is left alone."""
@@ -189,8 +196,11 @@ class Backend:
         finally:
             self._writer.close()
             orders, self.live = list(self.live.values()), {}
+            lost = ApiError(503, "engine_restarted", "the engine was lost and is started again; ask again", retry_sec=5)
             for order in orders:
-                self._end(order, ApiError(503, "engine_restarted", "the engine was lost and is started again; ask again", retry_sec=5))
+                self._end(order, lost)
+            for waiting in self._checks.values():
+                _settle(waiting, lost)
             self._measure()
             await self._leave()
 
@@ -218,6 +228,8 @@ class Backend:
             self.changed()
         elif head["is"] == "tick":
             self._tick(head)
+        elif head.get("id", 0) in self._checks:
+            _settle(self._checks[head["id"]], (head["cost"], head["total"]) if head["is"] == "checked" else _failed(head))
         elif order is None:
             return                                         # it was cancelled meanwhile
         elif head["is"] == "accepted":
@@ -233,7 +245,7 @@ class Backend:
         elif "retry_sec" in head:
             self._end(order, ApiError(503, head["code"], head["message"], retry_sec=head["retry_sec"]))
         elif head["is"] == "failed":
-            self._end(order, from_code(getattr(inkwash.errors, head["kind"]), head["code"], head["message"]))
+            self._end(order, _failed(head))
 
     def _tick(self, head: dict[str, Any]) -> None:
         self.rate.add(head["rows"], head["sec"])
@@ -260,8 +272,13 @@ class Backend:
         self.metrics.wait.labels(self.name).set(self.rate.seconds(self.backlog))
 
 
-def _describe(start: Start | None) -> dict[str, Any]:
-    """The head's part about pictures: where the image ends in the body, and whether a mask follows."""
-    if start is None:
-        return {}
-    return {"strength": start.strength, "image_bytes": len(start.image), "masked": start.mask is not None, "white_paints": start.white_paints}
+def _failed(head: dict[str, Any]) -> ApiError:
+    return from_code(getattr(inkwash.errors, head["kind"]), head["code"], head["message"])
+
+
+def _settle(waiting: asyncio.Future[tuple[int, int]], found: tuple[int, int] | ApiError) -> None:
+    if not waiting.done():
+        if isinstance(found, ApiError):
+            waiting.set_exception(found)
+        else:
+            waiting.set_result(found)

@@ -54,7 +54,8 @@ class Answer:
 
     async def preflight(self) -> None:
         """Tells a browser what the page of an allowed origin may send; it asks without a key."""
-        headers = [(b"access-control-allow-methods", b"GET, POST"), (b"access-control-allow-headers", b"authorization, content-type")]
+        headers = [(b"access-control-allow-methods", b"GET, POST"),
+                   (b"access-control-allow-headers", b"authorization, content-type, idempotency-key")]
         await self({"type": "http.response.start", "status": 204, "headers": headers})
         await self({"type": "http.response.body", "body": b""})
 

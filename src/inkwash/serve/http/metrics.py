@@ -26,4 +26,5 @@ class Metrics:
         self.step = Histogram("inkwash_step_seconds", "Time of one tick of the engine", ("worker",), buckets=_SEC, registry=own)
         self.occupancy = Histogram("inkwash_step_rows", "Rows in one tick", ("worker",), buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=own)
         self.restarts = Counter("inkwash_worker_restarts", "Workers that died and were started again", ("worker",), registry=own)
+        self.jobs = Counter("inkwash_jobs", "Attempts at jobs, by how they ended", ("end",), registry=own)
         self.ready = Gauge("inkwash_ready", "1 when every worker is ready and none drains", registry=own)

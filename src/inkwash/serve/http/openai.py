@@ -17,9 +17,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from inkwash.request import Request
-from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Start, Wish
+from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import ALIASES, Generation, inert_fields, read_fields, requests_of, wish_of
+from inkwash.serve.http.idempotency import Once, once
+from inkwash.serve.http.raster import Start
 from inkwash.serve.http.reply import Events, answer, json_body, unless_gone
 from inkwash.serve.http.service import Model, Service
 from inkwash.serve.http.uploads import Edit, form_body, start_of
@@ -28,8 +30,8 @@ router = APIRouter()
 FILES = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
 FORM = Edit.model_json_schema()
 FORM = {**FORM, "properties": {**FILES, **FORM["properties"]}, "required": ["image", *FORM["required"]]}
-EDIT = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
-BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Generation.model_json_schema()}}}}
+EDIT: dict[str, Any] = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": Generation.model_json_schema()}}}}
 
 
 @router.get("/v1/models")
@@ -62,7 +64,7 @@ def card(name: str, model: Model, service: Service) -> dict[str, Any]:
 async def generations(http: HttpRequest) -> Response:
     """Pictures from a sentence."""
     body = {name: value for name, value in (await json_body(http)).items() if value is not None}
-    return await respond(http, read_fields(Generation, body, ALIASES), body, None)
+    return await respond(http, read_fields(Generation, body, ALIASES), body, None, once(http, body, {}))
 
 
 @router.post("/v1/images/edits", openapi_extra=EDIT)
@@ -70,23 +72,30 @@ async def edits(http: HttpRequest) -> Response:
     """Pictures from a picture and a sentence."""
     body, files = await form_body(http)
     asked = read_fields(Edit, body, ALIASES)
-    return await respond(http, asked, body, start_of(asked, files))
+    return await respond(http, asked, body, await start_of(asked, files), once(http, body, files))
 
 
-async def respond(http: HttpRequest, asked: Generation, body: dict[str, Any], start: Start | None) -> Response:
+async def respond(http: HttpRequest, asked: Generation, body: dict[str, Any], start: Start | None, keyed: Once | None) -> Response:
     """The answer to a request of the Images API; `body` has its fields as the caller named them."""
     service: Service = http.app.state.service
     model = service.model(asked.model)
     requests = requests_of(asked, model.info, body)
     if service.settings.log_prompts:
         http.scope["state"]["log"] = {"prompt": asked.prompt}
-    warnings = inert_fields(asked)
-    if "idempotency-key" in http.headers:
-        warnings.append("the header Idempotency-Key is inert: give a seed, and the same request gives the same bytes")
-    work = Work(service, model, requests, http.scope["state"]["owner"], asked, warnings, start)
+    work = Work(service, model, requests, http.scope["state"]["owner"], asked, inert_fields(asked), start)
+    if keyed is not None and (known := await keyed.replay()) is not None:
+        return known
     if asked.stream:
-        return await Events(http, work.events()).response()
-    return answer(await unless_gone(http, work.whole()))
+        return await Events(http, work.events(), keyed).response()
+    try:
+        found = answer(await unless_gone(http, work.whole()))
+        if keyed is not None:
+            await keyed.keep(found.status_code, "application/json", bytes(found.body))
+        return found
+    except BaseException:
+        if keyed is not None:
+            keyed.drop()
+        raise
 
 
 class Work:
@@ -102,18 +111,14 @@ class Work:
         self.start = start
         self.kind = "image_generation" if start is None else "image_edit"
         self.deadline_sec = service.settings.deadline_sec if asked.deadline_ms is None else asked.deadline_ms / 1000
-        steps = requests[0].steps if start is None else max(1, round(start.strength * requests[0].steps))
-        self.wish: Wish = wish_of(asked, steps)
-        self.common = {"background": "opaque", "output_format": self.wish.format, "quality": "auto",
-                       "size": f"{requests[0].width}x{requests[0].height}", "model": model.info.name}
+        self.wish: Wish = wish_of(asked, steps_of(requests[0], start))
+        self.common = common_of(requests[0], self.wish, model)
 
     async def whole(self) -> dict[str, Any]:
         """The answer without a stream."""
         async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish, self.start) as orders:
             made = [await finished(order) for order in orders]
-        warnings = list(dict.fromkeys([*self.warnings, *(text for one in made for text in one.facts["warnings"])]))
-        return {"created": int(time.time()), "data": [picture(one) for one in made], **self.common, "usage": usage(made),
-                "determinism": made[0].facts["determinism"], "warnings": warnings}
+        return whole(made, self.common, self.warnings, int(time.time()))
 
     async def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """The events of a stream; with several images, `image_index` says whose they are."""
@@ -160,6 +165,24 @@ async def finished(order: Order) -> Made:
         if isinstance(event, Made):
             return event
     raise AssertionError("an order ends with its image or an error")
+
+
+def steps_of(first: Request, start: Start | None) -> int:
+    """Steps that are made: with a picture to start from, the last ones only."""
+    return first.steps if start is None else max(1, round(start.strength * first.steps))
+
+
+def common_of(first: Request, wish: Wish, model: Model) -> dict[str, Any]:
+    """What all pictures of a request have in common."""
+    size = f"{first.width}x{first.height}"
+    return {"background": "opaque", "output_format": wish.format, "quality": "auto", "size": size, "model": model.info.name}
+
+
+def whole(made: list[Made], common: dict[str, Any], warnings: list[str], created: int) -> dict[str, Any]:
+    """The answer with all pictures."""
+    texts = list(dict.fromkeys([*warnings, *(text for one in made for text in one.facts["warnings"])]))
+    return {"created": created, "data": [picture(one) for one in made], **common, "usage": usage(made),
+            "determinism": made[0].facts["determinism"], "warnings": texts}
 
 
 def picture(made: Made) -> dict[str, Any]:

@@ -1,35 +1,29 @@
-"""Uploaded pictures, decoded in the worker process. The size in the header is checked before a pixel is read, and metadata ends here."""
+"""Pictures that came decoded from a child process of the web process, at the size of a request."""
 
 from __future__ import annotations
 
-import io
-
 from PIL import Image, ImageOps
 
-from inkwash.data.transform import probe
 from inkwash.errors import UsageError
 from inkwash.picture import Picture, fit_pictures
-
-MAX_PIXELS = 4096 * 4096
-
-
-def read_pictures(image: bytes, mask: bytes | None, white_paints: bool, width: int, height: int) -> tuple[Picture, Picture | None, str]:
-    """(picture, mask, note) at the size of a request; what is transparent in `mask` is to be painted, or what is white.
-
-    Raises DataError: image_format, image_too_large, image_unreadable; UsageError: mask_without_alpha, mask_size_differs.
-    """
-    for data in (image, *([] if mask is None else [mask])):
-        probe(data, MAX_PIXELS)
-    found, painted, note = fit_pictures(image, None if mask is None else mask if white_paints else _transparent(mask), width, height)
-    assert found is not None
-    return found, painted, note
+from inkwash.serve.http.raster import Raster, Start
 
 
-def _transparent(data: bytes) -> Picture:
+def read_pictures(start: Start, width: int, height: int) -> tuple[Picture, Picture | None, str]:
+    """(picture, mask, note). Raises UsageError: mask_without_alpha, mask_size_differs."""
+    mask = None if start.mask is None else _image(start.mask)
+    painted = mask if mask is None or start.white_paints else _transparent(mask)
+    picture, cut, note = fit_pictures(_image(start.image), painted, width, height)
+    assert picture is not None
+    return picture, cut, note
+
+
+def _image(found: Raster) -> Image.Image:
+    return Image.frombytes(found.mode, (found.width, found.height), found.data)
+
+
+def _transparent(mask: Image.Image) -> Image.Image:
     """White where the picture is transparent."""
-    Picture.of(data)                                       # a damaged file is refused by its own name
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if "A" not in upright.getbands() and "transparency" not in upright.info:
-            raise UsageError("mask_without_alpha", "the mask has no transparency; make transparent what shall be painted")
-        return Picture.of(ImageOps.invert(upright.convert("RGBA").getchannel("A")))
+    if mask.mode != "RGBA":
+        raise UsageError("mask_without_alpha", "the mask has no transparency; make transparent what shall be painted")
+    return ImageOps.invert(mask.getchannel("A"))

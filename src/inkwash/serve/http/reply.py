@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
@@ -13,7 +13,11 @@ from starlette.responses import Response, StreamingResponse
 from inkwash.serve.http.errors import ApiError, ClientGone
 from inkwash.serve.http.strict import read_object
 
+if TYPE_CHECKING:
+    from inkwash.serve.http.idempotency import Once
+
 Result = TypeVar("Result")
+EVENTS = "text/event-stream"
 
 
 async def json_body(http: HttpRequest) -> dict[str, Any]:
@@ -52,12 +56,14 @@ async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, Result]) -> R
 class Events:
     """A stream of events whose first one is awaited before the answer begins, so that a refusal still has its status.
 
-    `steps` gives (name, data); a later ApiError becomes an event of its own, in the form that the OpenAI client raises.
+    `steps` gives (name, data), or ("", {}) for a line that only says that the stream is alive; a later ApiError becomes an event of its own,
+    in the form that the OpenAI client raises. With an Idempotency-Key, `keyed` keeps the stream once it is whole.
     """
 
-    def __init__(self, http: HttpRequest, steps: AsyncIterator[tuple[str, dict[str, Any]]]) -> None:
+    def __init__(self, http: HttpRequest, steps: AsyncIterator[tuple[str, dict[str, Any]]], keyed: Once | None = None) -> None:
         self.http = http
         self.steps = steps
+        self.keyed = keyed
 
     async def response(self) -> Response:
         """The answer. Raises what the first step raises."""
@@ -69,22 +75,30 @@ class Events:
         if isinstance(first, BaseException):
             watch.cancel()
             raise first
-        return StreamingResponse(self._drain(first, queue, producer, watch), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        return StreamingResponse(self._drain(first, queue, producer, watch), media_type=EVENTS, headers={"x-accel-buffering": "no"})
 
     async def _produce(self, queue: asyncio.Queue[bytes | BaseException | None]) -> None:
-        begun = False
+        told: list[bytes] = []
         try:
             async for name, data in self.steps:
-                queue.put_nowait(f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode() if name else b": open\n\n")
-                begun = True
+                told.append(f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode() if name else b": open\n\n")
+                queue.put_nowait(told[-1])
+            if self.keyed is not None:
+                await self.keyed.keep(200, EVENTS, b"".join(told))
             queue.put_nowait(None)
         except ApiError as error:
-            if begun:
+            self._drop()
+            if told:
                 queue.put_nowait(b"event: error\ndata: " + error.content() + b"\n\n")
-            queue.put_nowait(None if begun else error)
+            queue.put_nowait(None if told else error)
         except asyncio.CancelledError:
-            queue.put_nowait(None if begun else ClientGone())
+            self._drop()
+            queue.put_nowait(None if told else ClientGone())
             raise
+
+    def _drop(self) -> None:
+        if self.keyed is not None:
+            self.keyed.drop()
 
     async def _drain(self, first: bytes | None, queue: asyncio.Queue[bytes | BaseException | None], producer: asyncio.Future[None],
                      watch: asyncio.Future[None]) -> AsyncIterator[bytes]:

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
-from inkwash.errors import InkwashError, UsageError
+from sqlalchemy.exc import SQLAlchemyError
+
+from inkwash.errors import InkwashError, ResourceError, UsageError
 from inkwash.io.info import ModelInfo, find_model, read_info
 from inkwash.request import Request
 from inkwash.serve.http.admission import require_in_time, require_room, rows_of
-from inkwash.serve.http.backend import Backend, Order, Start, Wish
+from inkwash.serve.http.backend import Backend, Order, Wish
 from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.fields import MAX_IMAGES
 from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.raster import Start
 from inkwash.serve.http.settings import Settings
+from inkwash.serve.store import Store
+from inkwash.serve.store.database import first_line
+
+LOG = logging.getLogger("inkwash.serve")
+Words = TypeVarTuple("Words")
+Result = TypeVar("Result")
 
 
 class Model:
@@ -34,8 +48,10 @@ class Model:
 class Service:
     """All workers of a server. Raises CheckpointError for a model that is not there, before anything is started."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, store: Store) -> None:
         self.settings = settings
+        self.store = store
+        self.thread = ThreadPoolExecutor(1, "store")       # all that the store does, in order
         self.metrics = metrics
         self.draining = False
         self.failed = asyncio.Event()
@@ -46,7 +62,7 @@ class Service:
             info = read_info(folder)
             if info.name in self.models:
                 raise UsageError("two_models", f"two models are named {info.name!r}; serve one of them, or rename one in its inkwash.json")
-            launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue}
+            launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
             self.models[info.name] = Model(folder, info, [Backend(f"{info.name}@{device}", {**launch, "device": device}, metrics, self._changed)
                                                           for device in settings.devices])
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,6 +109,8 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.thread.shutdown()
+        self.store.database.close()
 
     def model(self, name: str | None) -> Model:
         """A model by name, the first one by default. Raises ApiError 404 `model_not_found`."""
@@ -101,30 +119,46 @@ class Service:
             raise ApiError(404, "model_not_found", f"there is no model {str(name)[:60]!r}; there are: {', '.join(self.models)}", "model")
         return found
 
-    def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish,
-              start: Start | None = None) -> tuple[Backend, list[Order]]:
-        """The orders of the requests, on the worker that will be finished first. Raises ApiError when they are too many or too late."""
+    async def stored(self, call: Callable[[*Words], Result], *args: *Words) -> Result:
+        """What a call of the store returns, made in its thread. Raises ApiError 503 `store_unavailable`."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.thread, call, *args)
+        except (SQLAlchemyError, ResourceError) as error:
+            LOG.error("the store failed", extra={"fields": {"error": first_line(error)}})
+            raise ApiError(503, "store_unavailable", "the server cannot reach what it must remember; try again later", retry_sec=5) from None
+
+    def ready_worker(self, model: Model) -> Backend:
+        """The worker that will be finished first. Raises ApiError 503 `draining`, `model_loading`."""
         if self.draining:
             raise draining()
         ready = [worker for worker in model.workers if worker.state == "ready"]
         if not ready:
             raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
+        return min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
+
+    def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,
+              patient: bool = False) -> tuple[Backend, list[Order]]:
+        """The orders of the requests, on the worker that will be finished first. Raises ApiError when they are too many or too late."""
+        worker = self.ready_worker(model)
         share = 1.0 if start is None else start.strength
         costs = [rows_of(max(1, round(share * r.steps)), r.guidance, r.width, r.height, model.info.sizes.default) for r in requests]
-        worker = min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
-        mine = sum(order.owner == owner for order in worker.live.values())
-        require_room(len(worker.live), mine, len(requests), self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(worker.backlog))
-        due_sec = require_in_time(worker.rate, worker.backlog, sum(costs), deadline_sec)
-        return worker, [worker.submit(request, owner, cost, due_sec, wish, start) for request, cost in zip(requests, costs)]
+        due_sec = None
+        if not patient:
+            waiting = [order for order in worker.live.values() if not order.patient]
+            backlog = math.ceil(sum(order.left for order in waiting))
+            mine = sum(order.owner == owner for order in waiting)
+            require_room(len(waiting), mine, len(requests), self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(backlog))
+            due_sec = require_in_time(worker.rate, backlog, sum(costs), deadline_sec)
+        return worker, [worker.submit(request, owner, cost, due_sec, wish, start, patient) for request, cost in zip(requests, costs)]
 
     @contextlib.asynccontextmanager
-    async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish,
-                      start: Start | None = None) -> AsyncIterator[list[Order]]:
+    async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,
+                      patient: bool = False) -> AsyncIterator[list[Order]]:
         """`place` for the time of a block; what is not finished when the block is left, however it is left, is cancelled.
 
         Raises ApiError 504 `deadline_exceeded` when the block takes longer than the deadline.
         """
-        worker, orders = self.place(model, requests, owner, deadline_sec, wish, start)
+        worker, orders = self.place(model, requests, owner, deadline_sec, wish, start, patient)
         try:
             async with asyncio.timeout(deadline_sec):
                 yield orders

@@ -38,6 +38,12 @@ class Settings(BaseModel):
     upload_kib: int = Field(16384, ge=1, le=1 << 18, description="largest body of a route that takes pictures")
     body_sec: float = Field(10.0, gt=0, le=600, description="how long a client may take to send a body")
     connections: int = Field(512, ge=1, description="requests in progress, whatever they wait for; more are refused with 503")
+    db: str = Field("sqlite:///inkwash-serve/jobs.db", description="sqlite:///FILE or postgresql://USER@HOST/NAME, where jobs are kept")
+    files: str | None = Field(None, description="folder or s3://BUCKET/PREFIX for the pictures of jobs; beside SQLite's file when not given")
+    jobs: int = Field(10_000, ge=1, description="jobs that wait or run; more are refused with 503")
+    jobs_per_key: int = Field(1000, ge=1, description="of these, jobs of one key; more are refused with 429")
+    jobs_in_work: int = Field(8, ge=1, description="images of jobs that a worker makes at once, in what other requests leave of its time")
+    keep_hours: float = Field(24.0, gt=0, le=24 * 366, description="how long a job that has ended, and an answer with an Idempotency-Key, are kept")
     log_prompts: bool = Field(False, description="write prompts into the log")
 
     @property

@@ -1,4 +1,4 @@
-"""Forms with pictures, read without decoding one: the web process takes the bytes, the worker opens them.
+"""Forms with pictures: the web process takes the bytes, a child process decodes them (raster.py), the worker gets pixels.
 
 A form has text only, so numbers and truth values are read as the schema has them; what is no number stays text and is refused by the schema.
 """
@@ -15,9 +15,9 @@ from starlette.requests import Request as HttpRequest
 
 from inkwash.errors import InkwashError
 from inkwash.request import USUAL_STRENGTH, check_strength
-from inkwash.serve.http.backend import Start
 from inkwash.serve.http.errors import ApiError, from_inkwash
 from inkwash.serve.http.fields import Generation
+from inkwash.serve.http.raster import Start, decoded
 
 INTS = ("n", "seed", "steps", "num_inference_steps", "deadline_ms", "partial_images", "output_compression")
 FLOATS = ("guidance", "guidance_scale", "cfg_scale", "strength")
@@ -62,8 +62,8 @@ def typed(name: str, text: str) -> Any:
     return text
 
 
-def start_of(asked: Edit, files: dict[str, bytes]) -> Start:
-    """What the image starts from. Raises ApiError 400 for a missing, unknown or second picture, and a strength out of range."""
+async def start_of(asked: Edit, files: dict[str, bytes]) -> Start:
+    """What the image starts from. Raises ApiError for a missing, unknown, second or undecodable picture, and a strength out of range."""
     unknown = sorted(set(files) - {"image", "image[]", "mask"})
     if unknown:
         raise ApiError(400, "unknown_parameter", f"there is no file {unknown[0][:60]!r}; give image, and mask", unknown[0][:60])
@@ -73,4 +73,5 @@ def start_of(asked: Edit, files: dict[str, bytes]) -> Start:
         strength = check_strength(USUAL_STRENGTH if asked.strength is None else asked.strength, "strength")
     except InkwashError as error:
         raise from_inkwash(error, "strength") from None
-    return Start(files.get("image") or files.get("image[]") or b"", files.get("mask"), strength)
+    name = "image" if "image" in files else "image[]"
+    return Start(await decoded(files[name], "image"), await decoded(files["mask"], "mask") if "mask" in files else None, strength)

@@ -26,6 +26,7 @@ from inkwash.serve.admission import Refused
 from inkwash.serve.engine import Engine
 from inkwash.serve.http.channel import Decoder, Frame
 from inkwash.serve.http.pictures import read_pictures
+from inkwash.serve.http.raster import Start
 from inkwash.serve.policy import Policy
 from inkwash.serve.ticket import Finished, Ticket
 from inkwash.value import parse
@@ -83,6 +84,8 @@ class Worker:
             self._load(head)
         elif head["do"] == "submit":
             self._submit(head, frame.body)
+        elif head["do"] == "check":
+            self._check(head, frame.body)
         elif head["do"] == "cancel" and item is not None:
             self._engine.cancel(item.ticket)
             del self.items[item.number]
@@ -109,17 +112,20 @@ class Worker:
 
     def _submit(self, head: dict[str, Any], body: bytes) -> None:
         try:
-            request, note = Request(**head["request"]), ""
-            if "strength" in head:
-                image, mask = body[: head["image_bytes"]], body[head["image_bytes"] :]
-                picture, painted, note = read_pictures(image, mask if head["masked"] else None, head["white_paints"], request.width, request.height)
-                request = dataclasses.replace(request, image=picture, mask=painted, strength=head["strength"])
-            ticket = self._engine.submit(request, key=head["key"], deadline_sec=head["deadline_sec"])
+            request, note = read_request(head, body)
+            ticket = self._engine.submit(request, key=head["key"], deadline_sec=head["deadline_sec"], priority=head["priority"])
         except InkwashError as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
             return
         self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]), note)
         self._send({"is": "accepted", "id": head["id"], "total": ticket.steps, "cost": ticket.cost})
+
+    def _check(self, head: dict[str, Any], body: bytes) -> None:
+        try:
+            rows = self._engine.rows_of(read_request(head, body)[0])
+            self._send({"is": "checked", "id": head["id"], "cost": sum(rows), "total": len(rows)})
+        except InkwashError as error:
+            self._send({"is": "failed", "id": head["id"], **failure(error)})
 
     def _tick(self, engine: Engine) -> None:
         began, rows = time.perf_counter(), engine.rows_done
@@ -152,6 +158,16 @@ class Worker:
         data, facts = deliver(finished.image, self.pipeline, item.format, item.compression)
         facts["warnings"] += [item.note] if item.note else []
         self._send({"is": "made", "id": item.number, "facts": facts}, data)
+
+
+def read_request(head: dict[str, Any], body: bytes) -> tuple[Request, str]:
+    """The request in a frame, and a note about its pictures. Raises InkwashError."""
+    request = Request(**head["request"])
+    start = head["start"]
+    if start is None:
+        return request, ""
+    picture, painted, note = read_pictures(Start.of(start, body), request.width, request.height)
+    return dataclasses.replace(request, image=picture, mask=painted, strength=start["strength"]), note
 
 
 def failure(error: InkwashError) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""A child process that decodes one picture of a stranger: `python -m inkwash.serve.http.decode LIMIT`, file on stdin, pixels on stdout.
+
+A decoder is code in C that reads what anybody sends. Here it has a process of its own, without keys, with little memory and a limit of time;
+whatever it does, one request ends with an error. Out come a line of JSON and raw pixels, in which nothing can hide: no metadata, no format that
+anybody must parse again. The picture is upright; what it had of transparency is kept, for a mask means it.
+
+    RGB     8 bits, no transparency        RGBA    8 bits, with it        I       16-bit grey
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import sys
+
+from PIL import Image, ImageOps
+
+MEMORY = 2 << 30                                           # bytes of address space
+CPU_SEC = 20
+
+
+def decode(data: bytes, limit: int) -> Image.Image:
+    """The picture, in one of the modes above. Raises ValueError of (code, message)."""
+    if not data:
+        raise ValueError("image_unreadable", "the picture is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+    except Image.DecompressionBombError:
+        raise ValueError("image_too_large", f"the picture has more than {limit} pixels") from None
+    except Exception as error:                                                          # a damaged header raises almost anything
+        raise ValueError("image_format", f"the picture is not a PNG, JPEG or WebP image ({type(error).__name__})") from None
+    if image.width * image.height > limit:
+        raise ValueError("image_too_large", f"the picture is {image.width}x{image.height}; the limit is {limit} pixels")
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            return upright.convert("I")
+        clear = upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info
+        return upright.convert("RGBA" if clear else "RGB")
+    except Exception as error:                                                          # damaged data raises almost anything
+        raise ValueError("image_unreadable", f"the picture cannot be decoded: {error or type(error).__name__}") from None
+
+
+def main() -> None:
+    """One picture from stdin to stdout."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SEC, CPU_SEC))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        image = decode(sys.stdin.buffer.read(), int(sys.argv[1]))
+        head, pixels = {"mode": image.mode, "width": image.width, "height": image.height}, image.tobytes()
+    except ValueError as error:
+        head, pixels = dict(zip(("code", "message"), error.args, strict=True)), b""
+    sys.stdout.buffer.write(json.dumps(head).encode() + b"\n" + pixels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The events of a job, until it ends: where it is in the line, its steps and previews, and how it ended.
+
+While the job is in work here, its steps come as they are made. While it waits, or another server works on it, the store is asked twice a
+second. The first event says how things stand, so a watcher who comes late, or comes again, has missed nothing that still matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from inkwash.serve.http.jobs import described, own
+from inkwash.serve.http.reply import Events
+from inkwash.serve.http.service import draining
+
+POLL_SEC = 0.5
+ALIVE_SEC = 15.0
+router = APIRouter(prefix="/v1/jobs")
+
+
+@router.get("/{job}/events")
+async def events(http: HttpRequest, job: str) -> Response:
+    """job.queued, job.running, job.step, job.partial_image, and at the end job.done, job.failed or job.cancelled."""
+    return await Events(http, watched(http, job)).response()
+
+
+async def watched(http: HttpRequest, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """(name, data). Raises ApiError 404; 503 `draining` when this server leaves while the job waits."""
+    service, runner = http.app.state.service, http.app.state.runner
+    told: dict[str, Any] = {}
+    spoken = 0.0
+    while True:
+        found = await described(service, runner, await own(http, job))
+        if {**found, "estimate_sec": None} != told or time.monotonic() - spoken > ALIVE_SEC:
+            told, spoken = {**found, "estimate_sec": None}, time.monotonic()
+            yield f"job.{found['status']}", {"type": f"job.{found['status']}", "job": found}
+        if found["status"] not in ("queued", "running"):
+            return
+        live = runner.live.get(job)
+        if live is None:
+            if service.draining:
+                raise draining()
+            await asyncio.sleep(POLL_SEC)
+            continue
+        async for name, data in live.watch():
+            spoken = time.monotonic()
+            yield name, {"type": name, **data}

@@ -1,0 +1,205 @@
+"""Works on jobs, in what other requests leave of the machine: claims them from the store, places their images, keeps what was made.
+
+Images of jobs have the lowest priority, so a request that somebody waits for goes first; but every few ticks of the engine age decides, so they
+never starve. At most `jobs_in_work` of them are with a worker at a time; the others wait in the store, where no crash loses them. A job whose
+worker dies goes back into the line and is made again, with the same bytes; the store sees to it that it ends once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sqlalchemy import Row
+
+from inkwash.request import Request
+from inkwash.serve.http.backend import Made, Order, Preview, Step, Wish
+from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.raster import Start
+from inkwash.serve.http.service import Model, Service
+from inkwash.serve.store.database import LEASE_SEC
+from inkwash.serve.store.jobs import Image
+
+LOG = logging.getLogger("inkwash.serve")
+BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable")   # not the job's fault: it waits again
+POLL_SEC = 1.0                                             # for jobs that another server has put into the line
+SWEEP_SEC = 600.0
+Told = tuple[str, dict[str, Any]]
+
+
+class Live:
+    """A job in work here: its orders, and who watches it."""
+
+    def __init__(self, row: Row[Any]) -> None:
+        self.row = row
+        self.requests = [Request(**one) for one in row.work["requests"]]
+        self.orders: list[Order] = []
+        self.task: asyncio.Task[None] | None = None
+        self.made = False                                  # all images are there and are being kept: too late to stop
+        self._watchers: set[asyncio.Queue[Told | None]] = set()
+
+    @property
+    def done(self) -> int:
+        """Steps that are made, of all images."""
+        return sum(order.done for order in self.orders)
+
+    def tell(self, event: Told | None) -> None:
+        """Tells all who watch; None is the end."""
+        for watcher in self._watchers:
+            watcher.put_nowait(event)
+
+    async def watch(self) -> AsyncIterator[Told]:
+        """(name, data) of steps and previews, until the work on the job ends."""
+        mine: asyncio.Queue[Told | None] = asyncio.Queue()
+        self._watchers.add(mine)
+        try:
+            while (event := await mine.get()) is not None:
+                yield event
+        finally:
+            self._watchers.discard(mine)
+
+
+class Runner:
+    """The work on the jobs of a server. `live` are those in work here, by id."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.jobs = service.store.jobs
+        self.live: dict[str, Live] = {}
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        held = swept = -SWEEP_SEC
+        while True:
+            now = time.monotonic()
+            try:
+                if now - held >= LEASE_SEC / 5:
+                    await self._hold()
+                    held = now
+                if now - swept >= SWEEP_SEC:
+                    await self._sweep()
+                    swept = now
+                for model in self.service.models.values():
+                    while self._room(model) > 0 and (row := await self.service.stored(self.jobs.claim, model.info.name)) is not None:
+                        self._begin(row, model)
+            except ApiError:                               # the store; it has been logged
+                await asyncio.sleep(POLL_SEC)
+            self.wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), POLL_SEC)
+
+    async def settle(self) -> None:
+        """Waits until no job is in work here."""
+        await asyncio.gather(*(live.task for live in self.live.values() if live.task is not None), return_exceptions=True)
+
+    def cancel(self, job: str) -> None:
+        """Stops the work on a job before its next step."""
+        live = self.live.get(job)
+        if live is not None and live.task is not None and not live.made:
+            live.task.cancel()
+
+    def _room(self, model: Model) -> int:
+        """How many more images of jobs its workers take."""
+        if self.service.draining:
+            return 0
+        ready = sum(worker.state == "ready" for worker in model.workers)
+        taken = sum(len(live.requests) for live in self.live.values() if live.row.model == model.info.name)
+        return self.service.settings.jobs_in_work * ready - taken
+
+    def _begin(self, row: Row[Any], model: Model) -> None:
+        live = self.live[row.id] = Live(row)
+        live.task = asyncio.get_running_loop().create_task(self._work(live, model))
+
+    async def _work(self, live: Live, model: Model) -> None:
+        job = live.row.id
+        try:
+            made = await self._make(live, model)
+            live.made = True
+            end = "done" if await self._keep(live.row, made) else "lost"
+        except ApiError as error:
+            end = error.code
+            await self._give_up(job, error)
+        except asyncio.CancelledError:
+            end = "cancelled"
+        finally:
+            del self.live[job]
+            live.tell(None)
+            self.wake.set()
+        self.service.metrics.jobs.labels(end).inc()
+        LOG.info("job", extra={"fields": {"job": job, "owner": live.row.owner, "end": end, "attempt": live.row.attempts}})
+
+    async def _make(self, live: Live, model: Model) -> list[Made]:
+        """The images. Raises ApiError."""
+        row, start = live.row, await self._start(live.row)
+        left = math.inf if row.deadline is None else row.deadline - await self.service.stored(self.jobs.database.clock)
+        if left <= 0:
+            raise ApiError(504, "deadline_exceeded", "the deadline had passed before the job's turn came; ask for less, or for more time")
+        async with self.service.working(model, live.requests, row.owner, left, Wish(*row.work["wish"]), start, patient=True) as live.orders:
+            return list(await asyncio.gather(*(self._follow(live, i, order) for i, order in enumerate(live.orders))))
+
+    async def _follow(self, live: Live, i: int, order: Order) -> Made:
+        async for event in order.each():
+            if isinstance(event, Made):
+                return event
+            if isinstance(event, Step):
+                live.tell(("job.step", {"image_index": i, "done": live.done, "total": live.row.total}))
+            if isinstance(event, Preview):
+                live.tell(("job.partial_image", {"image_index": i, "step": event.step, "b64_json": base64.b64encode(event.data).decode()}))
+        raise AssertionError("an order ends with its image or an error")
+
+    async def _start(self, row: Row[Any]) -> Start | None:
+        """What the images start from. Raises ApiError 410 where its file is gone."""
+        head = row.work["start"]
+        if head is None:
+            return None
+        data = await self.service.stored(self.service.store.files.get, row.work["files"][0])
+        if data is None:
+            raise ApiError(410, "picture_gone", "the picture that this job starts from is gone; submit it again")
+        return Start.of(head, data)
+
+    async def _keep(self, row: Row[Any], made: list[Made]) -> bool:
+        """Writes the pictures, then the end of the job; False where it had ended otherwise meanwhile, and the pictures go."""
+        form = Wish(*row.work["wish"]).format
+        found = [Image(f"jobs/{row.id}/{i}.{form}", hashlib.sha256(one.data).hexdigest(), one.facts) for i, one in enumerate(made)]
+        for image, one in zip(found, made, strict=True):
+            await self.service.stored(self.service.store.files.put, image.path, one.data)
+        warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
+        if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
+            return True
+        await self.service.stored(self.service.store.files.delete, [image.path for image in found])
+        return False
+
+    async def _give_up(self, job: str, error: ApiError) -> None:
+        """Puts the job back where the error is ours, and ends it where it is its own."""
+        try:
+            if error.code in BACK:
+                await self.service.stored(self.jobs.release, job, False)
+            elif error.code == "engine_restarted":
+                await self.service.stored(self.jobs.release, job, True)
+            elif error.code != "cancelled":
+                await self.service.stored(self.jobs.fail, job, {"status": error.status, "code": error.code, "message": error.message})
+        except ApiError:
+            LOG.error("a job waits for its lease to pass", extra={"fields": {"job": job}})
+
+    async def _hold(self) -> None:
+        """Renews what this server holds, stops what it no longer does, and puts back what dead servers held."""
+        mine = await self.service.stored(self.jobs.renew, {job: live.done for job, live in self.live.items()})
+        for job in set(self.live) - mine:
+            self.cancel(job)
+        await self.service.stored(self.service.store.answers.renew)
+        await self.service.stored(self.jobs.recover)
+
+    async def _sweep(self) -> None:
+        """Forgets what ended long ago."""
+        keep_sec = 3600 * self.service.settings.keep_hours
+        await self.service.stored(self.service.store.answers.forget, keep_sec)
+        while (paths := await self.service.stored(self.jobs.forget, keep_sec)) is not None:
+            await self.service.stored(self.service.store.files.delete, paths)

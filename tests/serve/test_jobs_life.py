@@ -1,0 +1,58 @@
+"""A job that was acknowledged is made, whatever dies meanwhile, and ends once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from serving import Running, running, wait
+
+from inkwash import Pipeline, Request
+from inkwash.io.png import pixel_sha256
+from inkwash.output import to_pil
+
+PROMPT = "a small red cube"
+
+
+def submit(server: Running, **body: Any) -> dict[str, Any]:
+    found = httpx2.post(f"{server.url}/v1/jobs", json={"prompt": PROMPT, **body}, timeout=250)
+    assert found.status_code == 202, found.text
+    assert found.headers["location"] == f"/v1/jobs/{found.json()['id']}"
+    return found.json()
+
+
+def look(server: Running, job: str) -> dict[str, Any]:
+    return httpx2.get(f"{server.url}/v1/jobs/{job}", timeout=250).json()
+
+
+def ended(server: Running, job: str) -> dict[str, Any]:
+    wait(lambda: look(server, job)["status"] not in ("queued", "running"), 250)
+    return look(server, job)
+
+
+def solo(model: Path, seed: int, steps: int) -> str:
+    pixels = Pipeline.from_pretrained(model).generate([Request(PROMPT, "", seed, steps, "ddim", "trailing", 3.0, 32, 32)])[0].pixels
+    assert pixels is not None
+    return pixel_sha256(to_pil(pixels))
+
+
+def test_a_job_survives_the_death_of_its_server(tiny_model: Path, tmp_path: Path) -> None:
+    with running(tmp_path, str(tiny_model)) as server:
+        jobs = [submit(server, seed=seed, steps=400, n=2) for seed in (5, 50)] + [submit(server, steps=3) for _ in range(12)]
+        wait(lambda: look(server, jobs[0]["id"])["done"] > 0, 60)
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(60)
+    with running(tmp_path, str(tiny_model)) as server:
+        found = [ended(server, job["id"]) for job in jobs]
+        assert [one["status"] for one in found] == ["done"] * len(jobs)
+        assert [one["seed"] for one in found] == [job["seed"] for job in jobs], "a random seed is settled when the job is taken in"
+        result = httpx2.get(f"{server.url}/v1/jobs/{jobs[0]['id']}/result", timeout=250).json()
+        assert [one["pixel_sha256"] for one in result["data"]] == [solo(tiny_model, 5, 400), solo(tiny_model, 6, 400)]
+    rows = sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db").execute("SELECT job, COUNT(*) FROM images GROUP BY job").fetchall()
+    assert dict(rows) == {job["id"]: job["n"] for job in jobs}, "each picture is there once"
+    attempts = sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db").execute("SELECT attempts FROM jobs ORDER BY number").fetchall()
+    assert attempts[0] == (2,)
