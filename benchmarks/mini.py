@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +55,16 @@ def measured(bench: Bench, name: str, num: int, images: Path) -> dict[str, Any]:
     else:
         rows, notes = ROWS[name](bench, num)
         found = {"rows": [row.json() for row in rows], "notes": notes}
-    return {"num": num, "machine": machine(), "seconds": round(time.perf_counter() - start, 1), **found}
+    return {"num": num, "commit": commit(), "machine": machine(), "seconds": round(time.perf_counter() - start, 1), **found}
+
+
+def commit() -> str:
+    """The commit that is measured; "+" says that files differ from it."""
+    try:
+        said = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not known"
+    return said.stdout.strip()
 
 
 def result(bench: Bench, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import mini_scenes
 from mini_bench import Bench
 from mini_pictures import everything
 
+from inkwash.data.item import Source
 from inkwash.evaluate.curves import USUAL, Curves, curve_settings
 from inkwash.evaluate.measure import Views, measure, require_enough
 from inkwash.evaluate.metrics.interval import Estimate, proportion
@@ -37,12 +38,12 @@ def settings(bench: Bench, num: int) -> list[Request]:
     return list(dict.fromkeys(curve_settings(Curves(USUAL, STEPS, GUIDANCE, num), bench.template)))
 
 
-def point(bench: Bench, setting: Request, num: int) -> dict[str, Any]:
+def point(bench: Bench, setting: Request, num: int, scenes: Source | None, reference: Source) -> dict[str, Any]:
     """One setting, `num` pictures of each kind."""
-    kinds = {"garments": mini_garments.judged(bench, num, setting), "emoji": mini_emoji.judged(bench, num, setting),
-             **({"scenes": mini_scenes.judged(bench, num, setting)} if bench.scenes else {})}
+    kinds = {"garments": mini_garments.judged(bench, num, setting), "emoji": mini_emoji.judged(bench, num, setting)}
+    if scenes is not None:
+        kinds["scenes"] = mini_scenes.judged(bench, num, setting, scenes)
     right = [one for found in kinds.values() for one in found.right]
-    reference = everything(bench).reference("held-out")
     real = bench.features(bench.real(reference), "features of held-out pictures")
     made = bench.samples([reference.caption(i) for i in range(len(reference))], num, "samples of held-out captions", setting)
     found = measure(Views(real), Views(bench.features(made.pictures, "features of samples")))
@@ -54,8 +55,10 @@ def point(bench: Bench, setting: Request, num: int) -> dict[str, Any]:
 
 def points(bench: Bench, num: int) -> tuple[list[dict[str, Any]], int, list[str]]:
     """All points, the number of the cheapest good one, and notes."""
-    require_enough(num, len(everything(bench).reference("held-out")))
-    found = [point(bench, setting, num) for setting in settings(bench, num)]
+    reference = everything(bench).reference("held-out")
+    require_enough(num, len(reference))
+    scenes = mini_scenes.fresh(bench, num) if bench.scenes else None
+    found = [point(bench, setting, num, scenes, reference) for setting in settings(bench, num)]
     chosen = cheapest([(one["nfe"], Estimate(**one["right"])) for one in found])
     here = found[chosen]
     return found, chosen, [f"the cheapest point within one interval of the best, in bold: {here['sampler']}, {here['steps']} steps, "

@@ -93,5 +93,5 @@ def page(found: Mapping[str, Any]) -> str:
             lines += [*_points(part["points"], part["cheapest"]), ""]
         lines += [f"- {note}" for note in part["notes"]]
         lines += [f"- {about['date']}, {about['processor']}, {about['cores']} core(s), {about['threads']} thread(s), load {about['load']}, "
-                  f"{part['seconds']:.0f} s; `{about['command']}`", ""]
+                  f"commit {part['commit']}, {part['seconds']:.0f} s; `{about['command']}`", ""]
     return "\n".join(lines)
