@@ -99,6 +99,15 @@ def test_text_trained_along_learns_resumes_and_makes_a_model(data: Path, tmp_pat
     assert bool((null["tokens"][:, 0] != 0).all())
 
 
+def test_a_model_knows_and_counts_only_what_it_was_shown(data: Path, tmp_path: Path) -> None:
+    settings = {"network": TEXT, "text_network": ENCODER, "vocab": 300, "steps": 1, "checkpoint_every": 1}
+    train(toy(**settings, data={"leave_out": ["^a red"], "repeat": {"blue": 2}}), [data], tmp_path / "run", quiet=True)
+    info = Pipeline.from_pretrained(tmp_path / "run" / "model").info
+    assert "red" not in info.vocabulary
+    assert info.vocabulary["blue"] == info.card["images"] - info.vocabulary["green"] > 0
+    assert info.card["left_out"] == ["^a red"]
+
+
 def test_g2_the_null_condition_is_learned(data: Path, tmp_path: Path) -> None:
     from inkwash.train import checkpoint
 

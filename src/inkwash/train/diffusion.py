@@ -178,8 +178,9 @@ class DenoiserTask:
             length=self.conditioner.tokenizer.length if isinstance(self.conditioner, TextConditioner) else 0,
             sizes=Sizes((size, size), max(multiple, size // 2 // multiple * multiple), 2 * size, multiple),
             defaults=Defaults(config.sample.steps, config.sample.sampler, config.sample.spacing, config.sample.guidance if text else 1.0),
-            card={**config.card, "data": list(self.setting.names), "images": len(self.features.loader.base), "steps": config.steps,
-                  "batch": config.batch, **({"held_out": bound(validation)} if (validation := self.setting.validation) is not None else {})},
+            card={**config.card, "data": list(self.setting.names), "images": len(self.features.shown), "steps": config.steps,
+                  "batch": config.batch, **({"left_out": list(config.data.leave_out)} if config.data.leave_out else {}),
+                  **({"held_out": bound(validation)} if (validation := self.setting.validation) is not None else {})},
             vocabulary=count_words(self.features.captions()) if text else {})
 
     @property

@@ -7,6 +7,7 @@ its batch's, and latents are computed in every step.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from inkwash.codec import Codec, Latent, Pixels
 from inkwash.cond import Cond
 from inkwash.condition import Null, NullConfig
 from inkwash.data.cache import LatentCache, TokenCache
-from inkwash.data.item import Source
 from inkwash.data.loader import Loader, Pick
+from inkwash.data.source import origin
 from inkwash.errors import CheckpointError
 from inkwash.io.durable import write_text
 from inkwash.io.folder import load_part, load_tokenizer, part_folder
@@ -179,10 +180,15 @@ class Features:
     def key(self, index: int) -> str:
         return self.loader.base.key(index)
 
+    @functools.cached_property
+    def shown(self) -> list[int]:
+        """The distinct items that training shows, as places in the data without repeats."""
+        source = self.loader.source
+        return [int(i) for i in np.unique(origin(source, np.arange(len(source))))]
+
     def captions(self) -> Iterator[str]:
-        """The captions of all distinct training items."""
-        source: Source = self.loader.base
-        return (source.caption(i) for i in range(len(source)))
+        """The captions of all distinct items that training shows."""
+        return (self.loader.base.caption(i) for i in self.shown)
 
     def close(self) -> None:
         self.loader.close()
