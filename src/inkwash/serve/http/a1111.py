@@ -26,6 +26,7 @@ from inkwash.serve.http.a1111_fields import OFF, OFF_IMAGE, Image2Image, Text2Im
 from inkwash.serve.http.backend import Backend, Made, Order, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import read_fields
+from inkwash.serve.http.idempotency import once, served
 from inkwash.serve.http.openai import finished
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.reply import answer, json_body, unless_gone
@@ -54,10 +55,14 @@ async def respond(http: HttpRequest, asked: Text2Image, parameters: dict[str, An
     service: Service = http.app.state.service
     model = service.model(model_of(asked))
     requests = requests_of(asked, model.info)
-    made = await unless_gone(http, make(service, model, requests, http.scope["state"]["owner"], start))
-    warnings = list(dict.fromkeys([*inert_fields(asked), *(text for one in made for text in one.facts["warnings"])]))
-    images = [] if asked.send_images is False else [base64.b64encode(one.data).decode() for one in made]
-    return answer({"images": images, "parameters": parameters, "info": json.dumps(info(requests, made, model, warnings)), "warnings": warnings})
+
+    async def respond_once() -> Response:
+        made = await unless_gone(http, make(service, model, requests, http.scope["state"]["owner"], start))
+        warnings = list(dict.fromkeys([*inert_fields(asked), *(text for one in made for text in one.facts["warnings"])]))
+        images = [] if asked.send_images is False else [base64.b64encode(one.data).decode() for one in made]
+        return answer({"images": images, "parameters": parameters, "info": json.dumps(info(requests, made, model, warnings)), "warnings": warnings})
+
+    return await served(once(http, await json_body(http), {}), respond_once)
 
 
 async def make(service: Service, model: Model, requests: Sequence[Request], owner: str, start: Start | None) -> list[Made]:

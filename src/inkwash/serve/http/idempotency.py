@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -53,6 +53,22 @@ class Once:
     def drop(self) -> None:
         """Frees the key."""
         self.service.thread.submit(self.service.store.answers.drop, self.owner, self.key)
+
+
+async def served(keyed: Once | None, make: Callable[[], Awaitable[Response]]) -> Response:
+    """The answer that `make` gives, or gave when this was asked before."""
+    if keyed is None:
+        return await make()
+    known = await keyed.replay()
+    if known is not None:
+        return known
+    try:
+        found = await make()
+        await keyed.keep(found.status_code, str(found.media_type), bytes(found.body))
+        return found
+    except BaseException:
+        keyed.drop()
+        raise
 
 
 def once(http: HttpRequest, fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Once | None:

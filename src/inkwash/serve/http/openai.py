@@ -20,7 +20,7 @@ from inkwash.request import Request
 from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import ALIASES, Generation, inert_fields, read_fields, requests_of, wish_of
-from inkwash.serve.http.idempotency import Once, once
+from inkwash.serve.http.idempotency import Once, once, served
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.reply import Events, answer, json_body, unless_gone
 from inkwash.serve.http.service import Model, Service
@@ -83,19 +83,14 @@ async def respond(http: HttpRequest, asked: Generation, body: dict[str, Any], st
     if service.settings.log_prompts:
         http.scope["state"]["log"] = {"prompt": asked.prompt}
     work = Work(service, model, requests, http.scope["state"]["owner"], asked, inert_fields(asked), start)
-    if keyed is not None and (known := await keyed.replay()) is not None:
-        return known
     if asked.stream:
-        return await Events(http, work.events(), keyed).response()
-    try:
-        found = answer(await unless_gone(http, work.whole()))
-        if keyed is not None:
-            await keyed.keep(found.status_code, "application/json", bytes(found.body))
-        return found
-    except BaseException:
-        if keyed is not None:
-            keyed.drop()
-        raise
+        known = None if keyed is None else await keyed.replay()
+        return known or await Events(http, work.events(), keyed).response()
+
+    async def make() -> Response:
+        return answer(await unless_gone(http, work.whole()))
+
+    return await served(keyed, make)
 
 
 class Work:
