@@ -71,7 +71,7 @@ def test_a_goal_is_met_or_not_or_within_the_interval(goal: float, smaller: bool,
 
 
 def result(name: str, model: str = "a", share: float = 0.5) -> dict[str, object]:
-    part = {"num": 4, "rows": [mini_result.Row("as asked", proportion(round(4 * share), 4), 0.9).json()], "notes": ["a note"], "seconds": 1.0,
+    part = {"num": 4, "rows": [mini_result.Row("as asked", proportion(round(4 * share), 4), 0.9).json()], "notes": [], "seconds": 1.0, "commit": "c",
             "machine": {"date": "2026-01-02", "processor": "p", "cores": 2, "threads": 2, "load": 0.1, "command": "python mini.py"}}
     return {"model": {"name": "mini", "hash": model, "settings": "20 steps"}, "extractor": "ink", "parts": {name: part}}
 
