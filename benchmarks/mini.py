@@ -30,7 +30,7 @@ import mini_pictures
 import mini_scenes
 import mini_sheet
 from harness import machine
-from mini_bench import Bench, open_bench, recipe_patterns
+from mini_bench import Bench, open_bench
 from mini_result import Row, merged, save
 
 from inkwash.errors import InkwashError
@@ -84,17 +84,18 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--num", type=int, help=f"pictures of each part; without it {', '.join(f'{name} {num}' for name, num in SIZES.items())}")
     parser.add_argument("--held-out", nargs="*", metavar="REGEX",
-                        help="captions left out of training; without it data.leave_out of the recipe mini-denoiser")
+                        help="captions left out of training; without it those that the model's card names, which are data.leave_out of its recipe")
     parser.add_argument("--out", type=Path, default=here / f"{datetime.date.today().isoformat()}-mini.json")
     parser.add_argument("--images", type=Path, help="where sheets go; without it beside --out")
     parser.add_argument("--folder", type=Path, default=here.parent / "outputs" / "mini", help="where what was made is kept")
     asked = parser.parse_args()
     try:
-        bench = open_bench(asked.model, asked.emoji, asked.clothing, recipe_patterns() if asked.held_out is None else asked.held_out, asked.folder)
+        bench = open_bench(asked.model, asked.emoji, asked.clothing, asked.held_out, asked.folder)
         old = json.loads(asked.out.read_text("utf-8")) if asked.out.exists() else None
         found = merged(old, result(bench, {}))
         for name in asked.part:
             found = merged(found, result(bench, {name: measured(bench, name, asked.num or SIZES[name], asked.images or asked.out.parent)}))
+            found["parts"] = {one: found["parts"][one] for one in SIZES if one in found["parts"]}
             save(asked.out, found)
             print(f"{name}: {asked.out}", flush=True)
     except InkwashError as error:

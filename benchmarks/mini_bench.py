@@ -29,7 +29,6 @@ from inkwash.evaluate.split import Split, split
 from inkwash.evaluate.store import Store, Worker
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
-from inkwash.train.config import read_recipe
 
 
 class Judged(NamedTuple):
@@ -71,14 +70,11 @@ class Bench:
         return bound(known.held_out), known.rule
 
     def split(self, sources: Sequence[Source]) -> Split:
-        """What of these sources training had and what it held out. Pictures of captions that were left out belong to neither."""
+        """What of these sources training had, without what was left out, and what it held out."""
         limit, rule = self.held_out
-        found = split(Concat(sources), {}, limit)
-        return Split(*(None if part is None else self._kept(part) for part in (found.train, found.held_out)), rule)
-
-    def _kept(self, source: Source) -> Source:
-        keep = [i for i in range(len(source)) if not self.leaves_out(source.caption(i))]
-        return source if len(keep) == len(source) else Subset(source, keep)
+        train, held_out, _ = split(Concat(sources), {}, limit)
+        assert train is not None
+        return Split(Subset(train, [i for i in range(len(train)) if not self.leaves_out(train.caption(i))]), held_out, rule)
 
     def leaves_out(self, caption: str) -> bool:
         return any(pattern.search(caption) for pattern in self.left_out)
@@ -100,20 +96,16 @@ def by_hash(captions: Sequence[str]) -> list[str]:
     return [text for _, text in sorted(enumerate(captions), key=lambda pair: hashlib.sha256(f"benchmark {pair[0]} {pair[1]}".encode()).digest())]
 
 
-def recipe_patterns() -> list[str]:
-    """The captions that the recipe `mini-denoiser` leaves out, as regular expressions; none where it names none."""
-    return list(read_recipe("mini-denoiser").data.leave_out)
-
-
 def tell(done: int, total: int, what: str) -> None:
     """Progress: a line that is overwritten on a terminal, elsewhere one at the end."""
     if sys.stderr.isatty() or done == total:
         print(f"\r{what}: {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def open_bench(model: str, emoji: str, clothing: str, patterns: Sequence[str], folder: Path) -> Bench:
-    """The bench; what is made is kept in `folder`."""
+def open_bench(model: str, emoji: str, clothing: str, patterns: Sequence[str] | None, folder: Path) -> Bench:
+    """The bench; what is made is kept in `folder`. Without `patterns` the model's card says what was left out of training."""
     pipeline = Pipeline.from_pretrained(model)
+    patterns = pipeline.info.card.get("left_out", []) if patterns is None else patterns
     default, (width, height) = pipeline.info.defaults, pipeline.info.sizes.default
     template = Request("", "", 0, default.steps, default.sampler, default.spacing, default.guidance, width, height)
     return Bench(pipeline, load_extractor("ink"), Worker(Store(folder), progress=tell), template, open_source(emoji), open_source(clothing),

@@ -1,8 +1,8 @@
 """Scenes: does a picture show the objects, colours, numbers and places of a caption that training never had? Read by exact rules.
 
-New scenes are drawn from the world that the model was trained on, narrowed to what the rules can read (matte, soft light, nine colours), and only
-their captions are given to the model. Captions of one object, of two and of more are measured apart. The true renderings of the same scenes,
-read against the same captions, say how well the judge reads.
+New scenes are drawn from the world that the model was trained on, the first where its card names several, narrowed to what the rules can read
+(matte, soft light, nine colours), and only their captions are given to the model. Captions of one object, of two and of more are measured apart.
+The true renderings of the same scenes, read against the same captions, say how well the judge reads.
 """
 
 from __future__ import annotations
