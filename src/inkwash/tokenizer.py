@@ -41,6 +41,7 @@ class Tokenizer:
             raise ValueError(f"a tokenizer needs the tokens {', '.join(names)} and a length of at least 3, got ids {found}, length {length}")
         backend.no_truncation()                            # cutting and padding happen here, where the cut is reported
         backend.no_padding()
+        backend.add_special_tokens(list(names))            # a mark in a text is the mark, as for CLIP; the tokens are in the vocabulary already
         self.backend = backend
         self.names = names
         self.length = length

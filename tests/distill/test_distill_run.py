@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.train.config import read_recipe, validate
 from inkwash.train.run import train
+from interop_toys import build_shared
 
 STEPS = 3
 
@@ -39,6 +41,17 @@ def student(pictures: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathF
     result = train(validate(settings, "test"), [pictures], out, quiet=True)
     assert result.step == STEPS
     return out
+
+
+def test_a_teacher_that_diffusers_opens_has_a_student_that_it_opens(pictures: Path, tmp_path: Path) -> None:
+    teacher = build_shared(tmp_path / "teacher")
+    settings = {"task": "guidance", "name": "shared-guided", "teacher": str(teacher), "steps": 1, "batch": 2, "precision": "float32",
+                "ema_half_life": 8, "export_dtype": "float32", "data": {"size": 32, "validation": 2}}
+    train(validate(settings, "test"), [pictures], tmp_path / "run", quiet=True)
+    model = tmp_path / "run" / "model"
+    assert Pipeline.from_pretrained(model, dtype=torch.float32).distilled
+    assert json.loads((model / "unet" / "config.json").read_text("utf-8"))["time_cond_proj_dim"] == 256
+    assert json.loads((model / "model_index.json").read_text("utf-8"))["_class_name"] == "StableDiffusionPipeline"
 
 
 def request(guidance: float | str, negative: str = "") -> Request:

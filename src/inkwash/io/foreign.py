@@ -15,22 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from inkwash.core.coordinate import Coordinate, TimeIndex
-from inkwash.core.prediction import Prediction
-from inkwash.core.schedule import DiscreteCosine, Linear, ScaledLinear, Schedule, Sigmoid, Tabulated, ZeroTerminal
 from inkwash.errors import CheckpointError
 from inkwash.io.foreign_config import from_foreign
-from inkwash.io.foreign_info import PREDICTIONS, SAMPLERS, read_config
+from inkwash.io.foreign_info import read_config
+from inkwash.io.foreign_scheduler import scheduler_config
 from inkwash.io.info import ModelInfo
 from inkwash.io.tensors import load_tensors
 from inkwash.nn.config import NetworkConfig
-from inkwash.tokenizer import Tokenizer
-from inkwash.value import parse
+from inkwash.tokenizer import Tokenizer, clip_backend
 
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -90,13 +85,7 @@ def marks(where: Path) -> tuple[str, str, str]:
 def _clip_backend(where: Path) -> tokenizers.Tokenizer:
     lines = (where / "merges.txt").read_text("utf-8").split("\n")
     merges = [(left, right) for line in lines if not line.startswith("#version") and line.strip() for left, right in [line.split()]]
-    backend = tokenizers.Tokenizer(models.BPE(vocab=read_config(where / "vocab.json"), merges=merges, unk_token="<|endoftext|>",
-                                              continuing_subword_prefix="", end_of_word_suffix="</w>"))
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
-                                                     pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    backend.decoder = decoders.ByteLevel()
-    return backend
+    return clip_backend(read_config(where / "vocab.json"), merges)
 
 
 def tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
@@ -111,39 +100,6 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
             "special_tokens_map.json": json.dumps(special, indent=1) + "\n",
             "tokenizer_config.json": json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.length, **special},
                                                 indent=1) + "\n"}
-
-
-def scheduler_config(info: ModelInfo) -> dict[str, Any]:
-    """The scheduler_config.json with the same mathematics as `info`; empty where no scheduler of theirs has it."""
-    process = parse(info.process, Schedule)  # type: ignore[type-abstract]
-    wanted = {parse(text, Prediction): name for name, text in PREDICTIONS.items()}  # type: ignore[type-abstract]
-    prediction = wanted.get(parse(info.prediction, Prediction))  # type: ignore[type-abstract]
-    steps = process.num_steps
-    told = parse(info.coordinate, Coordinate) if info.coordinate else None  # type: ignore[type-abstract]
-    base = process.base if isinstance(process, ZeroTerminal) else process
-    betas = _betas(base)
-    if not betas or prediction is None or info.gauge != "VP" or info.sigma_data != 1.0 or told != TimeIndex(process, float(steps or 0), -1.0):
-        return {}
-    samplers = {name: kind for kind, name in SAMPLERS.items()}
-    spacing = info.defaults.spacing if info.defaults.spacing in ("leading", "linspace") else "trailing"
-    return {"_class_name": samplers.get(info.defaults.sampler, "DPMSolverMultistepScheduler"), **betas, "num_train_timesteps": steps,
-            "prediction_type": prediction, "rescale_betas_zero_snr": isinstance(process, ZeroTerminal), "timestep_spacing": spacing,
-            "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
-
-
-def _betas(process: Schedule) -> dict[str, Any]:
-    match process:
-        case Linear() | ScaledLinear():
-            return {"beta_schedule": "linear" if isinstance(process, Linear) else "scaled_linear", "beta_start": process.beta_start,
-                    "beta_end": process.beta_end}
-        case DiscreteCosine(s=0.008, floor=0.0, cap=0.999):
-            return {"beta_schedule": "squaredcos_cap_v2"}
-        case Sigmoid(span=6.0, symmetric=True):
-            return {"beta_schedule": "sigmoid", "beta_start": process.beta_start, "beta_end": process.beta_end}
-        case Tabulated():
-            return {"trained_betas": list(process.values)}
-        case _:
-            return {}
 
 
 def describe(info: ModelInfo, configs: Mapping[str, Mapping[str, Any]], tokenizer: bool) -> dict[str, dict[str, Any]]:

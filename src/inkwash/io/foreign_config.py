@@ -164,7 +164,8 @@ def to_foreign(config: NetworkConfig) -> dict[str, Any]:
                     "vocab_size": config.vocab, "hidden_size": config.width, "intermediate_size": config.inner, "num_hidden_layers": config.layers,
                     "num_attention_heads": config.heads, "max_position_embeddings": config.max_tokens, "hidden_act": config.activation,
                     "projection_dim": config.projection or config.width, "layer_norm_eps": config.eps, "eos_token_id": config.end,
-                    "bos_token_id": config.end - 1, "pad_token_id": config.end}
+                    "bos_token_id": config.end - 1, "pad_token_id": config.end,
+                    "dtype": "float32"}                                                  # as the other parts are opened, whatever is stored
         case _:
             return {}
 

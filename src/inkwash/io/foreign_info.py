@@ -20,9 +20,19 @@ from inkwash.io.info import INFO, Defaults, ModelInfo, Sizes
 INDEX = "model_index.json"
 TEXT_PIPELINES = ("StableDiffusionPipeline",)
 PIXEL_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
-SAMPLERS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler_a",
-            "HeunDiscreteScheduler": "heun", "DPMSolverMultistepScheduler": "dpmpp_2m", "UniPCMultistepScheduler": "unipc",
-            "DEISMultistepScheduler": "deis", "LMSDiscreteScheduler": "lms"}
+# our sampler, their class and what sets it apart there; a config is the first that fits
+SAMPLERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("ddim", "DDIMScheduler", {}), ("ddpm_beta", "DDPMScheduler", {"variance_type": "fixed_large"}), ("ddpm", "DDPMScheduler", {}),
+    ("euler", "EulerDiscreteScheduler", {}), ("euler_a", "EulerAncestralDiscreteScheduler", {}), ("heun", "HeunDiscreteScheduler", {}),
+    ("lms", "LMSDiscreteScheduler", {}), ("unipc_3", "UniPCMultistepScheduler", {"solver_order": 3}), ("unipc", "UniPCMultistepScheduler", {}),
+    ("deis", "DEISMultistepScheduler", {"solver_order": 3}), ("DEIS(2)", "DEISMultistepScheduler", {}),
+    ("dpmpp_3m_sde", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+    ("dpmpp_2m_sde", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("dpmpp_3m", "DPMSolverMultistepScheduler", {"solver_order": 3}), ("dpmpp_2m", "DPMSolverMultistepScheduler", {}))
+GRIDS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "log_snr"}
+WITHOUT_GRIDS = ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler")
+ROUNDING = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")  # these make whole timesteps of such a grid
+WITHOUT_ZERO = ("HeunDiscreteScheduler", "DEISMultistepScheduler", "LMSDiscreteScheduler")    # these cannot rescale to zero terminal SNR
 PREDICTIONS = {"epsilon": "Eps()", "v_prediction": "V()", "sample": "X0()"}
 
 
@@ -67,7 +77,7 @@ def foreign_info(folder: Path) -> ModelInfo:
         std=(1 / float(vae.get("scaling_factor") or 0.18215),) * channels,
         conditioning="text" if text else "none", length=prompt_length(folder) if text else 0,
         sizes=Sizes((side, side), multiple, max(side, side // multiple * multiple * 2), multiple),
-        defaults=Defaults(30, SAMPLERS.get(str(scheduler.get("_class_name")), "dpmpp_2m"), _spacing(scheduler), 7.5 if text else 1.0),
+        defaults=Defaults(30, _sampler(scheduler), _spacing(scheduler), 7.5 if text else 1.0),
         card={"origin": str(kind)})
 
 
@@ -93,9 +103,15 @@ def process_of(scheduler: dict[str, Any]) -> str:
     return f"ZeroTerminal({process})" if scheduler.get("rescale_betas_zero_snr") else process
 
 
+def _sampler(scheduler: dict[str, Any]) -> str:
+    return next((name for name, kind, options in SAMPLERS if kind == scheduler.get("_class_name")
+                 and all(scheduler.get(key) == value for key, value in options.items())), "dpmpp_2m")
+
+
 def _spacing(scheduler: dict[str, Any]) -> str:
-    if scheduler.get("use_karras_sigmas"):
-        return "karras"
+    for key, name in (*GRIDS.items(), ("use_lu_lambdas", "log_snr")):
+        if scheduler.get(key):
+            return name
     spacing = str(scheduler.get("timestep_spacing", "trailing"))
     return spacing if spacing in ("leading", "linspace") else "trailing"
 

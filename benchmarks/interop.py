@@ -1,0 +1,144 @@
+"""The same pictures in diffusers: a model folder of ours, opened there as it is, beside ours.
+
+    python benchmarks/interop.py --model mini
+
+Both programs get the same start noise, sampler, steps and guidance, in float32, and the two uint8 pictures are compared: the largest and the mean
+difference in levels of 255. Each row of settings is one scheduler; the first is that of the folder itself. Beside them, the ids that both
+tokenizers give to texts of every kind. It exits with 1 when a picture differs by more than 2 levels, or an id at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import machine
+from torch import Tensor
+
+from inkwash import Pipeline, Request
+from inkwash.condition import TextConditioner
+from inkwash.io.foreign_scheduler import scheduler_config
+from inkwash.io.info import Defaults, find_model
+
+GOAL = 2
+PROMPTS = ("a small red cube", "two green cones in soft light", "emoji of a smiling cat", "photo of a black leather jacket")
+TEXTS = (*PROMPTS, "", "   ", "The  cat, it's naïve 42!", "DON'T we'LL 's", "日本語の文, русский текст, العربية", "emoji 👩🏽‍🚀 😀\t\n new line",
+         "cafe\u0301 café ﬁ Ⅷ ½ İstanbul ΣΑΣ", "a\u00a0b\u3000c\u200bd", "100% $5 -- ... ???", "x" * 400, "a red cube and " * 40,
+         "<|endoftext|> inside <|startoftext|>")
+Setting = tuple[Defaults, str]                             # what is asked of both, and a word for it
+
+
+def settings(usual: Defaults, steps: tuple[int, ...], guidances: tuple[float, ...], samplers: tuple[str, ...]) -> list[Setting]:
+    """The folder's own first; then each sampler with each number of steps and each scale on the grid that both have."""
+    rows = [(usual, "the folder's own")]
+    return rows + [(Defaults(count, sampler, "trailing", scale), "") for sampler in samplers for count in steps for scale in guidances]
+
+
+def open_there(folder: Path) -> Any:
+    """Their pipeline of a folder of ours, nothing changed."""
+    import diffusers
+
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def scheduler_of(ours: Pipeline, asked: Defaults) -> Any:
+    """Their scheduler for other defaults of the same model."""
+    import diffusers
+
+    config = scheduler_config(dataclasses.replace(ours.info, defaults=asked))
+    return getattr(diffusers, config.pop("_class_name")).from_config(config)
+
+
+@torch.no_grad()
+def picture_there(pipe: Any, ours: Pipeline, request: Request) -> Tensor:
+    """Their picture (3, H, W) uint8 from our start noise."""
+    program = ours.program(request)
+    pipe.scheduler.set_timesteps(request.steps)
+    own_gauge = float(pipe.scheduler.init_noise_sigma) == 1.0                            # VP as ours; the others scale noise of unit size
+    latents = (program.x if own_gauge else program.x / float(program.plan.sigma[0]))[None]
+    made = pipe(request.prompt, negative_prompt=request.negative or None, num_inference_steps=request.steps, guidance_scale=request.guidance,
+                height=request.height, width=request.width, latents=latents, output_type="np").images
+    return torch.from_numpy((made[0] * 255).round().astype("uint8")).permute(2, 0, 1)
+
+
+def pictures(ours: Pipeline, pipe: Any, rows: list[Setting], prompts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """One row for each setting: differences per prompt, and how much the pictures have in them."""
+    width, height = ours.info.sizes.default
+    own, found = pipe.scheduler, []
+    for asked, word in rows:
+        pipe.scheduler = own if word else scheduler_of(ours, asked)
+        per: dict[str, dict[str, float]] = {}
+        spreads = []
+        for seed, prompt in enumerate(prompts):
+            request = Request(prompt, "", seed, asked.steps, asked.sampler, asked.spacing, asked.guidance, width, height)
+            here = ours.generate([request])[0].pixels
+            assert here is not None
+            apart = (here.int() - picture_there(pipe, ours, request).int()).abs()
+            per[prompt] = {"largest": int(apart.max()), "mean": round(float(apart.float().mean()), 4)}
+            spreads.append(float(here.float().std()))
+        found.append({**dataclasses.asdict(asked), "scheduler": type(pipe.scheduler).__name__, "what": word, "spread": round(min(spreads), 1),
+                      "largest": max(row["largest"] for row in per.values()), "mean": round(statistics.mean(row["mean"] for row in per.values()), 4),
+                      "prompts": per})
+        print(f"{asked.sampler:<10} {asked.steps:>3} steps, {asked.spacing}, guidance {asked.guidance:g}: largest {found[-1]['largest']}, "
+              f"mean {found[-1]['mean']}", flush=True)
+    pipe.scheduler = own
+    return found
+
+
+def token_differences(ours: Pipeline, pipe: Any, texts: tuple[str, ...]) -> list[str]:
+    """The texts to which the two tokenizers give other ids."""
+    conditioner, other = ours.conditioner, pipe.tokenizer
+    assert isinstance(conditioner, TextConditioner)
+    theirs = other(list(texts), padding="max_length", truncation=True, max_length=other.model_max_length, return_tensors="pt").input_ids
+    return [text for text, a, b in zip(texts, conditioner.tokenizer(texts).ids, theirs, strict=True) if not torch.equal(a, b)]
+
+
+def compare(model: str, steps: tuple[int, ...], guidances: tuple[float, ...], samplers: tuple[str, ...], prompts: tuple[str, ...]) -> dict[str, Any]:
+    """All that is compared, as it is written."""
+    ours, pipe = Pipeline.from_pretrained(model, dtype=torch.float32), open_there(find_model(model))
+    rows = pictures(ours, pipe, settings(ours.info.defaults, steps, guidances, samplers), prompts)
+    return {"model": ours.info.name, "hash": ours.hash, "parts": {name: type(part).__name__ for name, part in pipe.components.items() if part},
+            "goal": GOAL, "largest": max(row["largest"] for row in rows), "pictures": rows, "texts": len(TEXTS),
+            "texts_with_other_ids": token_differences(ours, pipe, TEXTS)}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result in Markdown."""
+    head = found["machine"]
+    lines = ["# Pictures of diffusers from our folder", "", f"- model: {found['model']}, {found['hash'][:12]}",
+             f"- date: {head['date']}; torch {head['versions']['torch']}, diffusers {head['versions']['diffusers']}; {head['command']}",
+             f"- largest difference of all: {found['largest']} levels (goal: at most {found['goal']})",
+             f"- texts to which the tokenizers give other ids: {len(found['texts_with_other_ids'])} of {found['texts']}", "",
+             "| sampler | scheduler | grid | steps | guidance | largest difference, levels | mean difference, levels |", "|" + " --- |" * 7]
+    lines += [f"| {row['sampler']}{', ' + row['what'] if row['what'] else ''} | {row['scheduler']} | {row['spacing']} | {row['steps']} | "
+              f"{row['guidance']:g} | {row['largest']} | {row['mean']} |" for row in found["pictures"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini", help="an embedded model or a model folder")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50], help="numbers that divide the steps of training")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 4.0, 7.5])
+    parser.add_argument("--samplers", nargs="+", default=["ddim", "dpmpp_2m", "euler"])
+    parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
+    given = parser.parse_args()
+    found = {**compare(given.model, tuple(given.steps), tuple(given.guidance), tuple(given.samplers), tuple(given.prompts)), "machine": machine()}
+    name = given.out / f"{found['machine']['date']}-interop"
+    name.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    name.with_suffix(".md").write_text(table(found), "utf-8")
+    print(table(found))
+    sys.exit(found["largest"] > GOAL or bool(found["texts_with_other_ids"]))
+
+
+if __name__ == "__main__":
+    main()
