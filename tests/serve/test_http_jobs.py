@@ -119,8 +119,10 @@ def test_events(alice: Client) -> None:
     assert names[-1] == "job.done"
     assert names.count("job.partial_image") == 2
     steps = [data["done"] for name, data in found if name == "job.step"]
-    assert steps == sorted(steps)
-    assert steps[-1] == 12
+    assert steps == sorted(set(steps))
+    assert set(steps) <= set(range(1, 13))
+    assert len(steps) >= 6, "all since this came"
+    assert found[-1][1]["job"]["done"] == 12
     previews = [data for name, data in found if name == "job.partial_image"]
     assert PIL.Image.open(io.BytesIO(base64.b64decode(previews[0]["b64_json"]))).size == (32, 32)
     assert [name for name, _ in alice.events(job["id"])] == ["job.done"], "who comes late learns how it ended"

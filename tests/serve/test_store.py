@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from buckets import bucket
 from databases import postgres
 from serving import wait
 
@@ -290,3 +291,26 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "deep" / "files" / "jobs").write_text("a file in the way")
     with pytest.raises(ResourceError):
         files.put("jobs/a/0.png", b"three")
+
+
+def test_files_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inkwash.serve.store.files import Files
+
+    with bucket() as found:
+        for name, value in {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "secret", "REGION": "here", "ALLOW_HTTP": "true",
+                            "ENDPOINT_URL": f"http://127.0.0.1:{found.server_port}"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        files = Files("s3://pictures/inkwash")
+        files.put("jobs/a/0.png", b"one")
+        assert found.kept == {"/pictures/inkwash/jobs/a/0.png": b"one"}
+        assert found.keys == {"me"}
+        assert files.get("jobs/a/0.png") == b"one"
+        assert files.get("jobs/b/0.png") is None
+        files.delete(["jobs/a/0.png", "jobs/b/0.png"])
+        assert found.kept == {}
+        found.away = True
+        for call in (lambda: files.put("jobs/a/0.png", b"one"), lambda: files.get("jobs/a/0.png"), lambda: files.delete(["jobs/a/0.png"])):
+            with pytest.raises(ResourceError) as caught:
+                call()
+            assert caught.value.code == "store_unavailable"
+            assert "secret" not in caught.value.line()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from torch import Tensor
@@ -26,7 +26,7 @@ from inkwash.pipeline import Pipeline
 from inkwash.request import Request, check_int
 from inkwash.serve.admission import Rate, Refused
 from inkwash.serve.embeddings import Embeddings, encoder_hash
-from inkwash.serve.policy import Policy, ShortestRemaining, Standing
+from inkwash.serve.policy import Policy, ShortestRemaining, Standing, choose
 from inkwash.serve.results import Results
 from inkwash.serve.suspend import pack, unpack
 from inkwash.serve.ticket import Finished, Ticket
@@ -173,19 +173,10 @@ class Engine:
         return ended
 
     def _choose(self) -> list[Ticket]:
-        """The tickets of the next tick: of the first one's shape, in order, while they fit into `rows`; the first one always."""
+        """The tickets of the next tick."""
         self.ticks += 1
-        order: Iterable[Ticket] = self._live.values() if self.ticks % self.patience == 0 else sorted(self._live.values(), key=self._rank)
-        chosen: list[Ticket] = []
-        room = self.rows
-        for ticket in order:
-            need = ticket.job.rows[ticket.step]
-            if not chosen or (need <= room and ticket.job.program.x.shape == chosen[0].job.program.x.shape):
-                chosen.append(ticket)
-                room -= need
-            if room <= 0:
-                break
-        return chosen
+        rank = None if self.ticks % self.patience == 0 else self._rank
+        return choose(self._live.values(), rank, lambda ticket: ticket.job.rows[ticket.step], lambda ticket: ticket.job.program.x.shape, self.rows)
 
     def _rank(self, ticket: Ticket) -> tuple[float, float]:
         due = math.inf if ticket.deadline is None else ticket.deadline - self.clock()

@@ -8,10 +8,13 @@ be fair, and is one line. Shortest remaining has the least mean time in system o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from inkwash.value import Value
+
+T = TypeVar("T")
 
 
 class Standing(NamedTuple):
@@ -68,3 +71,19 @@ class FairShare(Policy):
 
     def rank(self, ticket: Standing) -> float:
         return float(ticket.served)
+
+
+def choose(live: Iterable[T], rank: Callable[[T], tuple[float, float]] | None, need: Callable[[T], int], shape: Callable[[T], Hashable],
+           rows: int) -> list[T]:
+    """Who takes part in a tick: by rank (None: by age, as they come), those of the first one's shape while what they need fits into `rows`.
+
+    The first one always takes part.
+    """
+    chosen: list[T] = []
+    for ticket in live if rank is None else sorted(live, key=rank):
+        if not chosen or (need(ticket) <= rows and shape(ticket) == shape(chosen[0])):
+            chosen.append(ticket)
+            rows -= need(ticket)
+        if rows <= 0:
+            break
+    return chosen

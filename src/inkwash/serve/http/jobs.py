@@ -49,7 +49,7 @@ async def submit(http: HttpRequest) -> Response:
     try:
         new, ahead = await admit(service, model, new, start)
         if start is not None:
-            await service.stored(service.store.files.put, new.work["files"][0], start.body)
+            await service.filed(service.store.files.put, new.work["files"][0], start.body)
         told = {**summary(new.id, "queued", new), **forecast(model, ahead, new.cost)}
         found = answer(told, 202)
         kept = None if keyed is None else (keyed.key, Answer(202, "application/json", bytes(found.body)))
@@ -211,7 +211,7 @@ async def finished(service: Service, row: Row[Any]) -> list[Image]:
 
 async def picture_file(service: Service, image: Image) -> bytes:
     """The bytes of a picture. Raises ApiError 410 `picture_gone` where the file is gone or was changed."""
-    data = await service.stored(service.store.files.get, image.path)
+    data = await service.filed(service.store.files.get, image.path)
     if data is None or hashlib.sha256(data).hexdigest() != image.sha256:
         raise ApiError(410, "picture_gone", "the file of this picture is gone or was changed; its seed and settings make it again")
     return data

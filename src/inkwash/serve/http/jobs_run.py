@@ -160,7 +160,7 @@ class Runner:
         head = row.work["start"]
         if head is None:
             return None
-        data = await self.service.stored(self.service.store.files.get, row.work["files"][0])
+        data = await self.service.filed(self.service.store.files.get, row.work["files"][0])
         if data is None:
             raise ApiError(410, "picture_gone", "the picture that this job starts from is gone; submit it again")
         return Start.of(head, data)
@@ -170,11 +170,11 @@ class Runner:
         form = Wish(*row.work["wish"]).format
         found = [Image(f"jobs/{row.id}/{i}.{form}", hashlib.sha256(one.data).hexdigest(), one.facts) for i, one in enumerate(made)]
         for image, one in zip(found, made, strict=True):
-            await self.service.stored(self.service.store.files.put, image.path, one.data)
+            await self.service.filed(self.service.store.files.put, image.path, one.data)
         warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
         if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
             return True
-        await self.service.stored(self.service.store.files.delete, [image.path for image in found])
+        await self.service.filed(self.service.store.files.delete, [image.path for image in found])
         return False
 
     async def _give_up(self, job: str, error: ApiError) -> None:
@@ -196,10 +196,11 @@ class Runner:
             self.cancel(job)
         await self.service.stored(self.service.store.answers.renew)
         await self.service.stored(self.jobs.recover)
+        self.service.metrics.queued.set(await self.service.stored(self.jobs.count, None, ("queued",)))
 
     async def _sweep(self) -> None:
         """Forgets what ended long ago."""
         keep_sec = 3600 * self.service.settings.keep_hours
         await self.service.stored(self.service.store.answers.forget, keep_sec)
         while (paths := await self.service.stored(self.jobs.forget, keep_sec)) is not None:
-            await self.service.stored(self.service.store.files.delete, paths)
+            await self.service.filed(self.service.store.files.delete, paths)

@@ -27,4 +27,5 @@ class Metrics:
         self.occupancy = Histogram("inkwash_step_rows", "Rows in one tick", ("worker",), buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=own)
         self.restarts = Counter("inkwash_worker_restarts", "Workers that died and were started again", ("worker",), registry=own)
         self.jobs = Counter("inkwash_jobs", "Attempts at jobs, by how they ended", ("end",), registry=own)
+        self.queued = Gauge("inkwash_jobs_queued", "Jobs that wait in the store, as of some seconds ago", registry=own)
         self.ready = Gauge("inkwash_ready", "1 when every worker is ready and none drains", registry=own)

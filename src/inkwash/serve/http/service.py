@@ -51,7 +51,7 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics, store: Store) -> None:
         self.settings = settings
         self.store = store
-        self.thread = ThreadPoolExecutor(1, "store")       # all that the store does, in order
+        self.thread = ThreadPoolExecutor(1, "database")    # all that the database does, in order
         self.metrics = metrics
         self.draining = False
         self.failed = asyncio.Event()
@@ -120,9 +120,16 @@ class Service:
         return found
 
     async def stored(self, call: Callable[[*Words], Result], *args: *Words) -> Result:
-        """What a call of the store returns, made in its thread. Raises ApiError 503 `store_unavailable`."""
+        """What a call of the database returns, made in its thread. Raises ApiError 503 `store_unavailable`."""
+        return await self._away(self.thread, call, *args)
+
+    async def filed(self, call: Callable[[*Words], Result], *args: *Words) -> Result:
+        """What a call of the files returns; several go on at once. Raises ApiError 503 `store_unavailable`."""
+        return await self._away(None, call, *args)
+
+    async def _away(self, thread: ThreadPoolExecutor | None, call: Callable[[*Words], Result], *args: *Words) -> Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.thread, call, *args)
+            return await asyncio.get_running_loop().run_in_executor(thread, call, *args)
         except (SQLAlchemyError, ResourceError) as error:
             LOG.error("the store failed", extra={"fields": {"error": first_line(error)}})
             raise ApiError(503, "store_unavailable", "the server cannot reach what it must remember; try again later", retry_sec=5) from None

@@ -6,6 +6,7 @@ Paths are made by us from ids and numbers, never from what a caller wrote.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -15,6 +16,8 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from inkwash.errors import ResourceError, UsageError
 from inkwash.io.durable import sync_folder, with_sync
 from inkwash.serve.store.database import read_url
+
+SCHEMES = ("s3", "gs", "az")
 
 
 class Files:
@@ -29,7 +32,10 @@ class Files:
         try:
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            self._store: ObjectStore = from_url(address) if self.folder is None else LocalStore(self.folder)
+            elif address.partition("://")[0] not in SCHEMES:
+                raise ValueError("the address is of an unknown kind")
+            self._store: ObjectStore = LocalStore(self.folder) if self.folder is not None else from_url(
+                address, retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)})
         except OSError as error:
             raise ResourceError("store_unavailable", f'cannot write in "{address}": {error.strerror}; give another place by --files') from None
         except (BaseError, ValueError) as error:

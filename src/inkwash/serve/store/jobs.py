@@ -72,10 +72,10 @@ class Jobs:
             if keyed is not None:
                 keep(connection, self.database.holder, new.owner, keyed[0], keyed[1])
 
-    def count(self, owner: str | None = None) -> int:
-        """Live jobs, of one key or of all."""
+    def count(self, owner: str | None = None, statuses: Sequence[str] = LIVE) -> int:
+        """Jobs of these states, of one key or of all."""
         with self.database.engine.connect() as connection:
-            found = select(func.count()).select_from(jobs).where(jobs.c.status.in_(LIVE))
+            found = select(func.count()).select_from(jobs).where(jobs.c.status.in_(statuses))
             return connection.scalar(found if owner is None else found.where(jobs.c.owner == owner)) or 0
 
     def get(self, job: str, owner: str) -> Row[Any] | None:

@@ -1,0 +1,78 @@
+"""A prediction against a live server: the same traffic, simulated and sent, and the error of each number.
+
+The number of workers is the server's own, so is the seconds that they were busy, from its meters. An error is measured / predicted - 1; of shares, the
+difference.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from inkwash.errors import ResourceError
+from inkwash.serve.load import Target, report, run, solo_over_http, wrong
+from inkwash.serve.plan.answer import Row
+from inkwash.serve.plan.traffic import Arrival
+
+SHARES = ("kept", "refused", "late", "busy")
+
+
+class Compared(NamedTuple):
+    """A number that was predicted, and what was measured."""
+
+    name: str
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """measured / predicted - 1, or of shares the difference."""
+        return self.measured - self.predicted if self.name in SHARES else self.measured / self.predicted - 1
+
+
+class Proof(NamedTuple):
+    """All comparisons, and what a prediction says nothing about: errors, and wrong pictures among the checked ones."""
+
+    compared: list[Compared]
+    load: dict[str, float]
+    wrong: int
+    checked: int
+
+
+def workers_of(target: Target, model: str) -> int:
+    """How many ready workers a server has for a model. Raises ResourceError `server_unreachable`, `model_not_served`."""
+    found = json.loads(target.read("/readyz"))["workers"]
+    number = sum(name.rpartition("@")[0] == model and state == "ready" for name, state in found.items())
+    if not number:
+        raise ResourceError("model_not_served", f"the server has no ready worker of {model}; it has {', '.join(found) or 'none'}")
+    return number
+
+
+def prove(target: Target, arrivals: Sequence[Arrival], row: Row, price: float, sample: int) -> Proof:
+    """Sends the traffic that `row` was predicted for. Raises ResourceError `server_unreachable`."""
+    before = busy_sec(target)
+    sent = run(target, arrivals, sample)
+    busy = busy_sec(target) - before
+    load = report(sent)
+    bad, checked = wrong(sent, solo_over_http(target))
+    return Proof(compare(load, busy, row, price), load, bad, checked)
+
+
+def busy_sec(target: Target) -> float:
+    """Seconds that the engines of a server have worked since it began."""
+    text = target.read("/metrics").decode()
+    return sum(float(value) for value in re.findall(r"^inkwash_step_seconds_sum\{.*\} (\S+)$", text, re.MULTILINE))
+
+
+def compare(load: dict[str, float], busy: float, row: Row, price: float) -> list[Compared]:
+    """The numbers of a row beside those of a load; percentiles only where images were made."""
+    number, span = load["requests"], load["span_sec"]
+    pairs = {"kept": load["done"] / number, "refused": load["refused"] / number, "late": load["late"] / number,
+             "busy": busy / (row.workers * span)}
+    if load["done"] and row.kept:
+        pairs = {"p50": load["p50"], "p95": load["p95"], "p99": load["p99"], "images_per_sec": load["done"] / span, **pairs}
+        if price:
+            pairs["image_cost"] = row.workers * price / 3600 * span / load["done"]
+    return [Compared(name, float(getattr(row, name)), measured) for name, measured in pairs.items()]
