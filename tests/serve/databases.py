@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from serving import wait
 
 
 def program(name: str) -> str:
@@ -21,6 +22,16 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"no PostgreSQL server is installed here ({name})")
     return found
+
+
+def reachable(url: str) -> bool:
+    """Whether the server answers."""
+    psycopg = pytest.importorskip("psycopg")
+    try:
+        psycopg.connect(url).close()
+        return True
+    except psycopg.OperationalError:
+        return False
 
 
 @contextmanager
@@ -43,8 +54,10 @@ def postgres() -> Iterator[str]:
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([server, "-D", str(folder / "data"), "-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"],
                                        user=user, stdout=log, stderr=log)
+        url = f"postgresql://tester@127.0.0.1:{port}/postgres"
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+            wait(lambda: reachable(url), 120)
+            yield url
         finally:
             process.terminate()
             process.wait(60)

@@ -77,3 +77,15 @@ def meter(url: str, name: str, **labels: str) -> float:
         if line.startswith((f"{name} ", f"{name}{{")) and all(f'{key}="{value}"' in line for key, value in labels.items()):
             return float(line.split()[-1])
     return 0.0
+
+
+def worker_of(server: Running) -> int:
+    """The process id of the only worker."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == server.process.pid and "serve.http.worker" in (path.parent / "cmdline").read_text():
+                return int(path.parent.name)
+        except OSError:
+            continue                                       # it ended while we looked
+    raise AssertionError("there is no worker")

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving import Running, meter, running, wait
+from serving import Running, meter, running, wait, worker_of
 
 LONG = 200
 
@@ -43,18 +43,6 @@ class Asked:
 
 def live(server: Running, number: int) -> None:
     wait(lambda: meter(server.url, "inkwash_live_images") == number, 60)
-
-
-def worker_of(server: Running) -> int:
-    """The process id of the only worker."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            if parent == server.process.pid and "serve.http.worker" in (path.parent / "cmdline").read_text():
-                return int(path.parent.name)
-        except OSError:
-            continue                                       # it ended while we looked
-    raise AssertionError("there is no worker")
 
 
 def test_a_full_queue_refuses_at_once(server: Running) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from serving import Running, running, wait
+from serving import COMMAND, Running, running, wait, worker_of
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
@@ -56,3 +57,38 @@ def test_a_job_survives_the_death_of_its_server(tiny_model: Path, tmp_path: Path
     assert dict(rows) == {job["id"]: job["n"] for job in jobs}, "each picture is there once"
     attempts = sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db").execute("SELECT attempts FROM jobs ORDER BY number").fetchall()
     assert attempts[0] == (2,)
+
+
+def test_sigterm_keeps_jobs(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text("drain_sec: 0.2\njobs_in_work: 1\n")
+    words = (str(tiny_model), "--config", "serve.yaml")
+    with running(tmp_path, *words) as server:
+        jobs = [submit(server, seed=5, steps=steps) for steps in (1000, 2)]
+        wait(lambda: look(server, jobs[0]["id"])["done"] > 0, 60)
+        assert server.stop() == 0
+    with sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db") as connection:
+        assert connection.execute("SELECT status, attempts, holder FROM jobs").fetchall() == [("queued", 0, "")] * 2, "nobody is blamed"
+    with running(tmp_path, *words) as server:
+        httpx2.post(f"{server.url}/v1/jobs/{jobs[0]['id']}/cancel", timeout=250)
+        assert ended(server, jobs[1]["id"])["status"] == "done"
+        assert ended(server, jobs[0]["id"])["status"] == "cancelled"
+
+
+def test_a_second_server_in_the_same_folder_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with running(tmp_path, str(tiny_model)):
+        again = subprocess.run([COMMAND, "serve", str(tiny_model), "--port", "0"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 9
+    assert again.stderr.startswith("inkwash: error[store_in_use]: another server uses ")
+    assert len(again.stderr.splitlines()) == 1
+
+
+def test_a_lost_worker_costs_a_job_nothing_but_time(tiny_model: Path, tmp_path: Path) -> None:
+    with running(tmp_path, str(tiny_model)) as server:
+        job = submit(server, seed=5, steps=400)
+        wait(lambda: look(server, job["id"])["done"] > 0, 60)
+        os.kill(worker_of(server), signal.SIGKILL)
+        assert ended(server, job["id"])["status"] == "done"
+        found = httpx2.get(f"{server.url}/v1/jobs/{job['id']}/result", timeout=250).json()["data"][0]
+        assert found["pixel_sha256"] == solo(tiny_model, 5, 400)
+    with sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db") as connection:
+        assert connection.execute("SELECT status, attempts FROM jobs").fetchall() == [("done", 2)]

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from buckets import bucket
 from databases import postgres
-from serving import wait
 
 from inkwash.errors import BusyError, InkwashError, UsageError
 
@@ -19,7 +18,7 @@ pytest.importorskip("sqlalchemy")
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, delete, text, update
+from sqlalchemy import delete, text, update
 
 from inkwash.errors import ResourceError
 from inkwash.serve.store import Store, open_store
@@ -36,19 +35,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('store')}/here/jobs.db"
         return
-    pytest.importorskip("psycopg")
     with postgres() as url:
-        engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-
-        def there() -> bool:
-            try:
-                engine.connect().close()
-                return True
-            except Exception:
-                return False
-
-        wait(there, 60)
-        engine.dispose()
         yield url
 
 
