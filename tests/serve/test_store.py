@@ -209,6 +209,10 @@ def test_a_key_of_a_dead_server_is_free(store: Store) -> None:
     with pytest.raises(InWork):
         store.answers.begin("alice", "k", "digest")
     lapse(store)
+    dead.answers.renew([("alice", "k"), ("alice", "unknown")])
+    with pytest.raises(InWork):
+        store.answers.begin("alice", "k", "digest")
+    lapse(store)
     assert store.answers.begin("alice", "k", "digest") is None
     with pytest.raises(InWork):
         dead.answers.keep("alice", "k", ANSWER)

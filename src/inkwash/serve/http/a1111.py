@@ -94,7 +94,8 @@ def info(requests: Sequence[Request], made: Sequence[Made], model: Model, warnin
 def mine(http: HttpRequest) -> list[tuple[Backend, Order]]:
     """The caller's images in work, oldest first."""
     service: Service = http.app.state.service
-    return [(worker, order) for worker in service.workers for order in worker.live.values() if order.owner == http.scope["state"]["owner"]]
+    return [(worker, order) for worker in service.workers for order in worker.live.values()
+            if order.owner == http.scope["state"]["owner"] and not order.patient]
 
 
 @router.get("/progress")

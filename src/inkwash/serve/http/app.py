@@ -22,7 +22,6 @@ from inkwash.serve.http.keys import Keys
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
-from inkwash.serve.store import open_store
 
 UPLOADS = frozenset(("/v1/images/edits", "/v1/jobs", "/sdapi/v1/img2img", "/sdapi/v1/png-info"))
 
@@ -34,7 +33,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
     """
     metrics = Metrics()
     keys = Keys(settings.keys) if settings.keys is not None else None
-    service = Service(settings, metrics, open_store(settings.db, settings.files))
+    service = Service(settings, metrics)
     runner = Runner(service)
 
     @asynccontextmanager
@@ -45,7 +44,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
             yield
         finally:
             running.cancel()
-            await runner.settle()
+            await runner.stop()
             await service.stop()
 
     app = FastAPI(title="Inkwash", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)

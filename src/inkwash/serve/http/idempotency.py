@@ -40,6 +40,7 @@ class Once:
         except InWork:
             raise in_work() from None
         if found is None:
+            self.service.making.add((self.owner, self.key))
             return None
         return Response(found.content, found.status, {"idempotent-replayed": "true"}, found.media_type)
 
@@ -49,10 +50,17 @@ class Once:
             await self.service.stored(self.service.store.answers.keep, self.owner, self.key, Answer(status, media_type, content))
         except InWork:
             raise in_work() from None
+        self.kept()
+
+    def kept(self) -> None:
+        """The answer was kept; its lease is over."""
+        self.service.making.discard((self.owner, self.key))
 
     def drop(self) -> None:
-        """Frees the key."""
-        self.service.thread.submit(self.service.store.answers.drop, self.owner, self.key)
+        """Frees the key, at once or, where the store cannot be reached, when its lease has passed."""
+        if (self.owner, self.key) in self.service.making:
+            self.kept()
+            self.service.thread.submit(self.service.store.answers.drop, self.owner, self.key)
 
 
 async def served(keyed: Once | None, make: Callable[[], Awaitable[Response]]) -> Response:

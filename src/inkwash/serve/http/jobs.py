@@ -29,7 +29,7 @@ from inkwash.serve.http.reply import answer, json_body
 from inkwash.serve.http.service import Model, Service
 from inkwash.serve.http.uploads import Edit, form_body, start_of
 from inkwash.serve.store.answers import Answer, InWork
-from inkwash.serve.store.jobs import Ahead, Image, New, new_id
+from inkwash.serve.store.jobs import ID, Ahead, Image, New, new_id
 
 router = APIRouter(prefix="/v1/jobs")
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -54,6 +54,8 @@ async def submit(http: HttpRequest) -> Response:
         found = answer(told, 202)
         kept = None if keyed is None else (keyed.key, Answer(202, "application/json", bytes(found.body)))
         await service.stored(service.store.jobs.add, new, kept)
+        if keyed is not None:
+            keyed.kept()
     except InWork:
         raise in_work() from None
     except BaseException:
@@ -124,12 +126,12 @@ def summary(job: str, status: str, found: New | Row[Any]) -> dict[str, Any]:
             "seed": first["seed"], "steps": first["steps"], "done": 0, "total": found.total, "warnings": found.warnings}
 
 
-async def described(service: Service, runner: Runner, row: Row[Any]) -> dict[str, Any]:
-    """All that is told about a job."""
+async def described(service: Service, runner: Runner, row: Row[Any], line: bool = True) -> dict[str, Any]:
+    """All that is told about a job; its place in the line costs a look at the whole line."""
     live = runner.live.get(row.id)
     found = {**summary(row.id, row.status, row), "done": row.done if live is None else live.done}
     model = service.models.get(row.model)
-    if row.status == "queued":
+    if row.status == "queued" and line:
         ahead = await service.stored(service.store.jobs.ahead, row.model, row.owner, row.number)
         found |= forecast(model, ahead, row.cost) if model is not None else {"position": ahead.jobs, "estimate_sec": None}
     if row.status == "running":
@@ -142,7 +144,7 @@ async def described(service: Service, runner: Runner, row: Row[Any]) -> dict[str
 async def own(http: HttpRequest, job: str) -> Row[Any]:
     """A job of the caller's key. Raises ApiError 404 `job_not_found`."""
     service: Service = http.app.state.service
-    row = await service.stored(service.store.jobs.get, job[:40], http.scope["state"]["owner"])
+    row = await service.stored(service.store.jobs.get, job, http.scope["state"]["owner"]) if ID.fullmatch(job) else None
     if row is None:
         raise ApiError(404, "job_not_found", "there is no such job of yours; one that ended long ago is forgotten")
     return row
@@ -155,7 +157,7 @@ async def mine(http: HttpRequest, limit: Annotated[int, Query(ge=1, le=100)] = 2
     service: Service = http.app.state.service
     number = None if after is None else (await own(http, after)).number
     rows = await service.stored(service.store.jobs.page, http.scope["state"]["owner"], limit + 1, number, status)
-    data = [await described(service, http.app.state.runner, row) for row in rows[:limit]]
+    data = [await described(service, http.app.state.runner, row, line=False) for row in rows[:limit]]
     return answer({"object": "list", "data": data, "has_more": len(rows) > limit})
 
 

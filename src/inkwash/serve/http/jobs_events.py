@@ -1,6 +1,6 @@
 """The events of a job, until it ends: where it is in the line, its steps and previews, and how it ended.
 
-While the job is in work here, its steps come as they are made. While it waits, or another server works on it, the store is asked twice a
+While the job is in work here, its steps come as they are made. While it waits, or another server works on it, the store is asked every
 second. The first event says how things stand, so a watcher who comes late, or comes again, has missed nothing that still matters.
 """
 
@@ -19,7 +19,7 @@ from inkwash.serve.http.jobs import described, own
 from inkwash.serve.http.reply import Events
 from inkwash.serve.http.service import draining
 
-POLL_SEC = 0.5
+POLL_SEC = 1.0
 ALIVE_SEC = 15.0
 router = APIRouter(prefix="/v1/jobs")
 

@@ -31,16 +31,17 @@ LOG = logging.getLogger("inkwash.serve")
 BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable")   # not the job's fault: it waits again
 POLL_SEC = 1.0                                             # for jobs that another server has put into the line
 SWEEP_SEC = 600.0
+SETTLE_SEC = 5.0
 Told = tuple[str, dict[str, Any]]
 
 
 class Live:
-    """A job in work here: its orders, and who watches it."""
+    """A job in work here: how far it is, and who watches it."""
 
     def __init__(self, row: Row[Any]) -> None:
         self.row = row
         self.requests = [Request(**one) for one in row.work["requests"]]
-        self.orders: list[Order] = []
+        self.steps = [0] * len(self.requests)              # made, of each image
         self.task: asyncio.Task[None] | None = None
         self.made = False                                  # all images are there and are being kept: too late to stop
         self._watchers: set[asyncio.Queue[Told | None]] = set()
@@ -48,7 +49,7 @@ class Live:
     @property
     def done(self) -> int:
         """Steps that are made, of all images."""
-        return sum(order.done for order in self.orders)
+        return sum(self.steps)
 
     def tell(self, event: Told | None) -> None:
         """Tells all who watch; None is the end."""
@@ -92,13 +93,21 @@ class Runner:
                         self._begin(row, model)
             except ApiError:                               # the store; it has been logged
                 await asyncio.sleep(POLL_SEC)
+            except Exception:
+                LOG.exception("a bug")
+                await asyncio.sleep(POLL_SEC)
             self.wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), POLL_SEC)
 
-    async def settle(self) -> None:
-        """Waits until no job is in work here."""
-        await asyncio.gather(*(live.task for live in self.live.values() if live.task is not None), return_exceptions=True)
+    async def stop(self) -> None:
+        """Waits until the jobs that were told of the end have gone back into the line; any other is left to its lease."""
+        tasks = [live.task for live in self.live.values() if live.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=SETTLE_SEC)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def cancel(self, job: str) -> None:
         """Stops the work on a job before its next step."""
@@ -119,7 +128,7 @@ class Runner:
         live.task = asyncio.get_running_loop().create_task(self._work(live, model))
 
     async def _work(self, live: Live, model: Model) -> None:
-        job = live.row.id
+        job, end = live.row.id, "bug"
         try:
             made = await self._make(live, model)
             live.made = True
@@ -129,6 +138,8 @@ class Runner:
             await self._give_up(job, error)
         except asyncio.CancelledError:
             end = "cancelled"
+        except Exception:                                  # its lease passes, and after some attempts it fails
+            LOG.exception("a bug", extra={"fields": {"job": job}})
         finally:
             del self.live[job]
             live.tell(None)
@@ -142,14 +153,15 @@ class Runner:
         left = math.inf if row.deadline is None else row.deadline - await self.service.stored(self.jobs.database.clock)
         if left <= 0:
             raise ApiError(504, "deadline_exceeded", "the deadline had passed before the job's turn came; ask for less, or for more time")
-        async with self.service.working(model, live.requests, row.owner, left, Wish(*row.work["wish"]), start, patient=True) as live.orders:
-            return list(await asyncio.gather(*(self._follow(live, i, order) for i, order in enumerate(live.orders))))
+        async with self.service.working(model, live.requests, row.owner, left, Wish(*row.work["wish"]), start, patient=True) as orders:
+            return list(await asyncio.gather(*(self._follow(live, i, order) for i, order in enumerate(orders))))
 
     async def _follow(self, live: Live, i: int, order: Order) -> Made:
         async for event in order.each():
             if isinstance(event, Made):
                 return event
             if isinstance(event, Step):
+                live.steps[i] = event.done
                 live.tell(("job.step", {"image_index": i, "done": live.done, "total": live.row.total}))
             if isinstance(event, Preview):
                 live.tell(("job.partial_image", {"image_index": i, "step": event.step, "b64_json": base64.b64encode(event.data).decode()}))
@@ -194,7 +206,7 @@ class Runner:
         mine = await self.service.stored(self.jobs.renew, {job: live.done for job, live in self.live.items()})
         for job in set(self.live) - mine:
             self.cancel(job)
-        await self.service.stored(self.service.store.answers.renew)
+        await self.service.stored(self.service.store.answers.renew, list(self.service.making))
         await self.service.stored(self.jobs.recover)
         self.service.metrics.queued.set(await self.service.stored(self.jobs.count, None, ("queued",)))
 

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter
@@ -83,6 +84,7 @@ async def respond(http: HttpRequest, asked: Generation, body: dict[str, Any], st
     if service.settings.log_prompts:
         http.scope["state"]["log"] = {"prompt": asked.prompt}
     work = Work(service, model, requests, http.scope["state"]["owner"], asked, inert_fields(asked), start)
+    del start
     if asked.stream:
         known = None if keyed is None else await keyed.replay()
         return known or await Events(http, work.events(), keyed).response()
@@ -109,16 +111,21 @@ class Work:
         self.wish: Wish = wish_of(asked, steps_of(requests[0], start))
         self.common = common_of(requests[0], self.wish, model)
 
+    def _working(self) -> AbstractAsyncContextManager[list[Order]]:
+        """The orders. The pixels to start from go to the worker and are not kept here."""
+        start, self.start = self.start, None
+        return self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish, start)
+
     async def whole(self) -> dict[str, Any]:
         """The answer without a stream."""
-        async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish, self.start) as orders:
+        async with self._working() as orders:
             made = [await finished(order) for order in orders]
         return whole(made, self.common, self.warnings, int(time.time()))
 
     async def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """The events of a stream; with several images, `image_index` says whose they are."""
         merged: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
-        async with self.service.working(self.model, self.requests, self.owner, self.deadline_sec, self.wish, self.start) as orders:
+        async with self._working() as orders:
             readers = [asyncio.ensure_future(_forward(i, order, merged)) for i, order in enumerate(orders)]
             try:
                 partials, missing = [0] * len(orders), len(orders)

@@ -78,22 +78,25 @@ class Events:
         return StreamingResponse(self._drain(first, queue, producer, watch), media_type=EVENTS, headers={"x-accel-buffering": "no"})
 
     async def _produce(self, queue: asyncio.Queue[bytes | BaseException | None]) -> None:
-        told: list[bytes] = []
+        begun, told = False, list[bytes]()
         try:
             async for name, data in self.steps:
-                told.append(f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode() if name else b": open\n\n")
-                queue.put_nowait(told[-1])
+                event = f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode() if name else b": open\n\n"
+                queue.put_nowait(event)
+                begun = True
+                if self.keyed is not None:
+                    told.append(event)
             if self.keyed is not None:
                 await self.keyed.keep(200, EVENTS, b"".join(told))
             queue.put_nowait(None)
         except ApiError as error:
             self._drop()
-            if told:
+            if begun:
                 queue.put_nowait(b"event: error\ndata: " + error.content() + b"\n\n")
-            queue.put_nowait(None if told else error)
+            queue.put_nowait(None if begun else error)
         except asyncio.CancelledError:
             self._drop()
-            queue.put_nowait(None if told else ClientGone())
+            queue.put_nowait(None if begun else ClientGone())
             raise
 
     def _drop(self) -> None:

@@ -28,7 +28,7 @@ from inkwash.serve.http.fields import MAX_IMAGES
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.settings import Settings
-from inkwash.serve.store import Store
+from inkwash.serve.store import open_store
 from inkwash.serve.store.database import first_line
 
 LOG = logging.getLogger("inkwash.serve")
@@ -46,11 +46,10 @@ class Model:
 
 
 class Service:
-    """All workers of a server. Raises CheckpointError for a model that is not there, before anything is started."""
+    """All workers of a server, and its store. Raises CheckpointError for a model that is not there, and what `open_store` raises."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, store: Store) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
-        self.store = store
         self.thread = ThreadPoolExecutor(1, "database")    # all that the database does, in order
         self.metrics = metrics
         self.draining = False
@@ -65,6 +64,8 @@ class Service:
             launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
             self.models[info.name] = Model(folder, info, [Backend(f"{info.name}@{device}", {**launch, "device": device}, metrics, self._changed)
                                                           for device in settings.devices])
+        self.store = open_store(settings.db, settings.files)
+        self.making: set[tuple[str, str]] = set()          # owner and Idempotency-Key of answers in work
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -166,6 +167,7 @@ class Service:
         Raises ApiError 504 `deadline_exceeded` when the block takes longer than the deadline.
         """
         worker, orders = self.place(model, requests, owner, deadline_sec, wish, start, patient)
+        del start                                          # the worker has the pixels now
         try:
             async with asyncio.timeout(deadline_sec):
                 yield orders

@@ -8,6 +8,7 @@ While an answer is being made, a lease holds its key. Where the server that made
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
@@ -72,11 +73,13 @@ class Answers:
         with self.database.engine.begin() as connection:
             connection.execute(delete(answers).where(_at(owner, key), answers.c.holder == self.database.holder, answers.c.media_type.is_(None)))
 
-    def renew(self) -> None:
-        """Holds on to the keys whose answers this server is making."""
+    def renew(self, making: Iterable[tuple[str, str]]) -> None:
+        """Holds on to (owner, key) of the answers that this server is making."""
         with self.database.engine.begin() as connection:
-            mine = and_(answers.c.holder == self.database.holder, answers.c.media_type.is_(None))
-            connection.execute(update(answers).where(mine).values(lease=self.database.now(connection) + LEASE_SEC))
+            lease = self.database.now(connection) + LEASE_SEC
+            for owner, key in making:
+                mine = and_(_at(owner, key), answers.c.holder == self.database.holder, answers.c.media_type.is_(None))
+                connection.execute(update(answers).where(mine).values(lease=lease))
 
     def forget(self, older_sec: float) -> None:
         """Deletes answers that were given so long ago."""

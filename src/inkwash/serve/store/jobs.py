@@ -9,6 +9,7 @@ that was taken for dead and comes back changes nothing, and a job that was cance
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from inkwash.serve.store.tables import images, jobs
 
 LIVE = ("queued", "running")
 MAX_ATTEMPTS = 5
+ID = re.compile(r"job_[0-9a-f]{24}")
 GAVE_UP = {"status": 503, "code": "too_many_attempts", "message": f"the server or its worker died {MAX_ATTEMPTS} times while it worked on this job"}
 
 
