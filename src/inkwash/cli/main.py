@@ -36,6 +36,7 @@ COMMANDS = {
     "train": ("inkwash.cli.train:train", "Train a model by a recipe; the same command again resumes."),
     "evaluate": ("inkwash.cli.evaluate:evaluate", "Measure how good a model is, with intervals, curves and pictures."),
     "serve": ("inkwash.cli.serve:serve", "Serve models over HTTP, as the OpenAI client expects."),
+    "plan": ("inkwash.cli.plan:plan", "Predict workers, latency, memory and cost for a traffic, and prove it on a live server."),
     "data": ("inkwash.cli.data:app", "Check or make training data."),
 }
 

@@ -71,7 +71,7 @@ class Target:
         except (OSError, HTTPException) as error:
             raise ResourceError("server_unreachable", f"no answer from {self.host}: {error}; start inkwash serve, or give its address") from None
         if status != 200:
-            raise ResourceError("server_unreachable", f"{self.host} answers {path} with {status}; is it inkwash serve, ready, and INKWASH_API_KEY right?")
+            raise ResourceError("server_unreachable", f"{self.host} answers {path} with {status}; is it inkwash serve, ready, and the key right?")
         return found
 
     def image(self, arrival: Arrival, start: float, keep: bool) -> Sent:
@@ -136,6 +136,6 @@ def report(sent: Sequence[Sent]) -> dict[str, float]:
     span = max(one.arrival.at + one.seconds for one in sent)
     times = {f"{name}{round(100 * share)}": percentile(values, share) for name, values in (("p", done), ("refused_p", refused))
              for share in (0.5, 0.95, 0.99) if values}
-    return {"requests": len(sent), "done": len(done), "refused": len(refused), "late": len(late), "errors": len(sent) - len(done) - len(refused) - len(late),
-            **{name: round(value, 4) for name, value in times.items()}, "goodput": round(len(done) / span, 4), "span_sec": round(span, 2),
+    errors = len(sent) - len(done) - len(refused) - len(late)
+    return {"requests": len(sent), "done": len(done), "refused": len(refused), "late": len(late), "errors": errors, **{name: round(value, 4) for name, value in times.items()}, "goodput": round(len(done) / span, 4), "span_sec": round(span, 2),
             "lag_p99": round(percentile([one.lag for one in sent], 0.99), 4)}

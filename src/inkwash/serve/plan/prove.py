@@ -1,6 +1,6 @@
 """A prediction against a live server: the same traffic, simulated and sent, and the error of each number.
 
-The number of workers is the server's own, so is the seconds that they were busy, from its meters. An error is measured / predicted - 1; of shares, the
+The number of workers is the server's own, and its meters tell how long they were busy. An error is measured / predicted - 1; of shares, the
 difference.
 """
 

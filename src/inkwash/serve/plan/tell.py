@@ -13,12 +13,13 @@ def tell(answer: Answer, curve: Curve) -> Iterator[str]:
     divided = answer.division
     yield f"traffic       {answer.requests} requests, {answer.rate:.4g} a second"
     yield f"one worker    {divided.images_per_sec:.4g} images a second in full batches ({curve.full} rows in {curve.seconds[curve.full]:.4g} s)"
-    yield f"by division   {divided.workers} workers, {divided.busy:.0%} busy; {divided.spare} with a fifth to spare"
+    yield f"by division   {_workers(divided.workers)}, {divided.busy:.0%} busy; {divided.spare} with a fifth to spare"
     if answer.price:
         hours = 1000 / divided.images_per_sec / 3600
         yield (f"              1000 images: {60 * hours:.1f} min of a worker, {hours:.3f} h, {hours * answer.price:.2f} at {answer.price:g} an hour, "
                f"{100 * divided.image_cost:.3f} cents each")
-    found = f"{answer.least} workers are enough" if answer.least is not None else f"{answer.rows[-1].workers} workers are not enough"
+    enough = answer.least is not None
+    found = f"{_workers(answer.least or answer.rows[-1].workers)} {'enough' if enough else 'not enough'}"
     yield f"simulated     {found} for {KEPT:.0%} in time"
     if answer.peak_mib:
         yield f"memory        {answer.peak_mib:.0f} MiB for all workers, {curve.peak_mib:.0f} MiB each, of these {curve.weights_mib:.0f} MiB weights"
@@ -35,3 +36,7 @@ def line(row: Row, cost: bool) -> str:
     times = "".join(f"{value:10.3f}" for value in (row.p50, row.p95, row.p99))
     shares = "".join(f"{value:10.1%}" for value in (row.kept, row.refused, row.late, row.busy))
     return f"{row.workers:7d}{times}{shares}" + (f"{100 * row.image_cost:8.3f}" if cost else "")
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'s' if number != 1 else ''}"
