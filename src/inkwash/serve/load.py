@@ -137,5 +137,6 @@ def report(sent: Sequence[Sent]) -> dict[str, float]:
     times = {f"{name}{round(100 * share)}": percentile(values, share) for name, values in (("p", done), ("refused_p", refused))
              for share in (0.5, 0.95, 0.99) if values}
     errors = len(sent) - len(done) - len(refused) - len(late)
-    return {"requests": len(sent), "done": len(done), "refused": len(refused), "late": len(late), "errors": errors, **{name: round(value, 4) for name, value in times.items()}, "goodput": round(len(done) / span, 4), "span_sec": round(span, 2),
+    return {"requests": len(sent), "done": len(done), "refused": len(refused), "late": len(late), "errors": errors,
+            **{name: round(value, 4) for name, value in times.items()}, "goodput": round(len(done) / span, 4), "span_sec": round(span, 2),
             "lag_p99": round(percentile([one.lag for one in sent], 0.99), 4)}
