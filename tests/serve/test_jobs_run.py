@@ -1,0 +1,152 @@
+"""The work on jobs beside everything that can go wrong around it; a stand-in for the worker process makes the images."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from sqlalchemy import update
+
+from inkwash.request import Request
+from inkwash.serve.http.backend import Made, Order, Step
+from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.jobs_run import Runner
+from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.service import Service
+from inkwash.serve.http.settings import Settings
+from inkwash.serve.store.database import LEASE_SEC
+from inkwash.serve.store.jobs import Image, New, new_id
+from inkwash.serve.store.tables import jobs
+
+
+class Bench:
+    """A service whose images are made by `make`, and the work on its jobs."""
+
+    def __init__(self, model: Path, folder: Path, keep_hours: float = 24.0) -> None:
+        self.service = Service(Settings(models=(str(model),), db=f"sqlite:///{folder}/jobs.db", keep_hours=keep_hours), Metrics())
+        self.service.working = self.working  # type: ignore[method-assign, assignment]
+        self.service.workers[0].state = "ready"
+        self.runner = Runner(self.service)
+        self.make: Callable[[Order], object] = self.made
+        self.files = folder / "files"
+
+    @asynccontextmanager
+    async def working(self, model: object, requests: list[Request], owner: str, *rest: object, patient: bool) -> AsyncIterator[list[Order]]:
+        assert patient
+        orders = [Order(i, request, owner, 1.0, True) for i, request in enumerate(requests)]
+        for order in orders:
+            for event in (Step(1, 2), self.make(order)):
+                order.events.put_nowait(event)  # type: ignore[arg-type]
+        yield orders
+
+    def made(self, order: Order) -> Made:
+        return Made(f"picture {order.request.seed}".encode(), {"seed": order.request.seed, "warnings": ["a note"]})
+
+    def add(self, number: int = 1) -> str:
+        work = {"requests": [dataclasses.asdict(Request("x", seed=i)) for i in range(number)], "wish": ["png", 100, []], "start": None, "files": []}
+        new = New(new_id(), "alice", "tiny", work, 1.0, 2 * number, [], time.time(), None)
+        self.service.store.jobs.add(new)
+        return new.id
+
+    def status(self, job: str) -> str:
+        row = self.service.store.jobs.get(job, "alice")
+        return "forgotten" if row is None else row.status
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Works until it is so."""
+
+        async def work() -> None:
+            self.runner = Runner(self.service)
+            running = asyncio.create_task(self.runner.run())
+            async with asyncio.timeout(60):
+                while not until():
+                    await asyncio.sleep(0.02)
+            running.cancel()
+            await self.runner.stop()
+
+        asyncio.run(work())
+
+
+@pytest.fixture
+def bench(tiny_model: Path, tmp_path: Path) -> Bench:
+    return Bench(tiny_model, tmp_path)
+
+
+def test_a_job_is_made(bench: Bench) -> None:
+    job = bench.add(2)
+    bench.run(lambda: bench.status(job) == "done")
+    assert [(bench.files / f"jobs/{job}/{i}.png").read_bytes() for i in range(2)] == [b"picture 0", b"picture 1"]
+    row = bench.service.store.jobs.get(job, "alice")
+    assert row is not None
+    assert (row.warnings, row.done) == (["a note"], 4)
+    assert bench.runner.live == {}
+
+
+def test_its_error_ends_a_job_and_ours_does_not(bench: Bench) -> None:
+    bad, late = bench.add(), bench.add()
+    errors = {bad: ApiError(400, "unknown_name", "no sampler is so named"), late: ApiError(503, "server_overloaded", "later", retry_sec=1)}
+    turns = iter([bad, late])
+
+    def make(order: Order) -> object:
+        job = next(turns, None)
+        return errors[job] if job is not None else bench.made(order)
+
+    bench.make = make
+    bench.run(lambda: bench.status(bad) == "failed" and bench.status(late) == "done")
+    row = bench.service.store.jobs.get(late, "alice")
+    assert row is not None
+    assert row.attempts == 1, "it is blamed for nothing"
+
+
+def test_a_picture_that_cannot_be_written_is_made_again(bench: Bench) -> None:
+    job = bench.add()
+    (bench.files / "jobs").write_text("in the way")
+    bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "store_unavailable"}) is not None)
+    assert bench.status(job) in ("queued", "running")
+    (bench.files / "jobs").unlink()
+    bench.run(lambda: bench.status(job) == "done")
+    assert (bench.files / f"jobs/{job}/0.png").read_bytes() == b"picture 0"
+
+
+def test_a_job_cancelled_at_the_last_moment_leaves_no_picture(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.add()
+    put = bench.service.store.files.put
+
+    def cancelled_meanwhile(path: str, data: bytes) -> None:
+        put(path, data)
+        assert bench.service.store.jobs.cancel(job, "alice")
+
+    monkeypatch.setattr(bench.service.store.files, "put", cancelled_meanwhile)
+    bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "lost"}) == 1)
+    assert bench.status(job) == "cancelled"
+    assert not (bench.files / f"jobs/{job}/0.png").exists()
+
+
+def test_a_job_comes_again_after_a_bug(bench: Bench) -> None:
+    job = bench.add()
+    bench.make = lambda order: Made(b"x", {})              # facts without warnings: a mistake of ours
+    bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "bug"}) == 1)
+    assert bench.status(job) == "running", "until its lease passes"
+    with bench.service.store.database.engine.begin() as connection:
+        connection.execute(update(jobs).values(lease=jobs.c.lease - LEASE_SEC))
+    bench.make = bench.made
+    bench.run(lambda: bench.status(job) == "done")
+
+
+def test_what_ended_long_ago_is_swept(tiny_model: Path, tmp_path: Path) -> None:
+    bench = Bench(tiny_model, tmp_path, keep_hours=1e-6)
+    store = bench.service.store
+    job = bench.add()
+    store.jobs.claim("tiny")
+    store.files.put(f"jobs/{job}/0.png", b"old")
+    store.jobs.finish(job, [Image(f"jobs/{job}/0.png", "0" * 64, {})], [])
+    time.sleep(0.05)
+    bench.run(lambda: bench.status(job) == "forgotten" and not (bench.files / f"jobs/{job}/0.png").exists())
