@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import httpx2
 import PIL.Image
 import PIL.PngImagePlugin
 import pytest
-from serving import Running
+from serving import Running, running
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
@@ -22,6 +24,24 @@ from inkwash.picture import Picture
 openai = pytest.importorskip("openai")
 
 PROMPT = "a small red cube"
+
+
+DIES = """import os, sys
+if "inkwash.serve.http.decode" in sys.orig_argv:
+    import PIL.ImageFile, signal
+    load = PIL.ImageFile.ImageFile.load
+    PIL.ImageFile.ImageFile.load = lambda self: os.kill(os.getpid(), signal.SIGSEGV) if self.size == (33, 33) else load(self)
+"""                                                        # a decoder with a mistake, which a picture of that size finds
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "sitecustomize.py").write_text(DIES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        with running(folder, str(tiny_model)) as found:
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +129,11 @@ def test_what_is_wrong_is_told(server: Running, files: dict[str, bytes], fields:
     found = post(server, files, **fields)
     error = found.json()["error"]
     assert (found.status_code, error["code"], error["param"]) == (status, code, param), error
+
+
+def test_a_decoder_that_dies_costs_one_request(server: Running) -> None:
+    for _ in range(3):
+        found = post(server, {"image": file(picture(33, 33))})
+        assert (found.status_code, found.json()["error"]["code"], found.json()["error"]["param"]) == (400, "image_unreadable", "image")
+    assert post(server, {"image": file(picture())}).status_code == 200
+    assert not [line for line in server.log if line["level"] == "error"]

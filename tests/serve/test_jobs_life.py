@@ -44,7 +44,7 @@ def solo(model: Path, seed: int, steps: int) -> str:
 def test_a_job_survives_the_death_of_its_server(tiny_model: Path, tmp_path: Path) -> None:
     with running(tmp_path, str(tiny_model)) as server:
         jobs = [submit(server, seed=seed, steps=400, n=2) for seed in (5, 50)] + [submit(server, steps=3) for _ in range(12)]
-        wait(lambda: look(server, jobs[0]["id"])["done"] > 0, 60)
+        wait(lambda: look(server, jobs[0]["id"])["done"] > 0, 240)
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait(60)
     with running(tmp_path, str(tiny_model)) as server:
@@ -64,7 +64,7 @@ def test_sigterm_keeps_jobs(tiny_model: Path, tmp_path: Path) -> None:
     words = (str(tiny_model), "--config", "serve.yaml")
     with running(tmp_path, *words) as server:
         jobs = [submit(server, seed=5, steps=steps) for steps in (1000, 2)]
-        wait(lambda: look(server, jobs[0]["id"])["done"] > 0, 60)
+        wait(lambda: look(server, jobs[0]["id"])["done"] > 0, 240)
         assert server.stop() == 0
     with sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db") as connection:
         assert connection.execute("SELECT status, attempts, holder FROM jobs").fetchall() == [("queued", 0, "")] * 2, "nobody is blamed"
@@ -74,21 +74,19 @@ def test_sigterm_keeps_jobs(tiny_model: Path, tmp_path: Path) -> None:
         assert ended(server, jobs[0]["id"])["status"] == "cancelled"
 
 
-def test_a_second_server_in_the_same_folder_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    with running(tmp_path, str(tiny_model)):
-        again = subprocess.run([COMMAND, "serve", str(tiny_model), "--port", "0"], cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_a_second_server_in_the_same_folder_is_refused(server: Running, tiny_model: Path) -> None:
+    again = subprocess.run([COMMAND, "serve", str(tiny_model), "--port", "0"], cwd=server.out.parent, capture_output=True, text=True, check=False)
     assert again.returncode == 9
     assert again.stderr.startswith("inkwash: error[store_in_use]: another server uses ")
     assert len(again.stderr.splitlines()) == 1
 
 
-def test_a_lost_worker_costs_a_job_nothing_but_time(tiny_model: Path, tmp_path: Path) -> None:
-    with running(tmp_path, str(tiny_model)) as server:
-        job = submit(server, seed=5, steps=400)
-        wait(lambda: look(server, job["id"])["done"] > 0, 60)
-        os.kill(worker_of(server), signal.SIGKILL)
-        assert ended(server, job["id"])["status"] == "done"
-        found = httpx2.get(f"{server.url}/v1/jobs/{job['id']}/result", timeout=250).json()["data"][0]
-        assert found["pixel_sha256"] == solo(tiny_model, 5, 400)
-    with sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db") as connection:
+def test_a_lost_worker_costs_a_job_nothing_but_time(server: Running, tiny_model: Path) -> None:
+    job = submit(server, seed=5, steps=400)
+    wait(lambda: look(server, job["id"])["done"] > 0, 240)
+    os.kill(worker_of(server), signal.SIGKILL)
+    assert ended(server, job["id"])["status"] == "done"
+    found = httpx2.get(f"{server.url}/v1/jobs/{job['id']}/result", timeout=250).json()["data"][0]
+    assert found["pixel_sha256"] == solo(tiny_model, 5, 400)
+    with sqlite3.connect(server.out.parent / "inkwash-serve" / "jobs.db") as connection:
         assert connection.execute("SELECT status, attempts FROM jobs").fetchall() == [("done", 2)]

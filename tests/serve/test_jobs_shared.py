@@ -26,7 +26,7 @@ def test_a_server_takes_over_what_a_dead_one_held(tiny_model: Path, tmp_path: Pa
                 with psycopg.connect(url) as connection:
                     return {row[0] for row in connection.execute("SELECT DISTINCT holder FROM jobs WHERE status = 'running'").fetchall()}
 
-            wait(lambda: len(holders()) == 2, 60)
+            wait(lambda: len(holders()) == 2, 240)
             os.kill(first.process.pid, signal.SIGKILL)
 
             def look(job: str) -> dict[str, object]:

@@ -81,6 +81,7 @@ class Runner:
         held = swept = -SWEEP_SEC
         while True:
             now = time.monotonic()
+            self.wake.clear()
             try:
                 if now - held >= LEASE_SEC / 5:
                     await self._hold()
@@ -96,7 +97,6 @@ class Runner:
             except Exception:
                 LOG.exception("a bug")
                 await asyncio.sleep(POLL_SEC)
-            self.wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), POLL_SEC)
 
@@ -126,6 +126,12 @@ class Runner:
     def _begin(self, row: Row[Any], model: Model) -> None:
         live = self.live[row.id] = Live(row)
         live.task = asyncio.get_running_loop().create_task(self._work(live, model))
+        live.task.add_done_callback(lambda _: self._over(live))
+
+    def _over(self, live: Live) -> None:
+        del self.live[live.row.id]
+        live.tell(None)
+        self.wake.set()
 
     async def _work(self, live: Live, model: Model) -> None:
         job, end = live.row.id, "bug"
@@ -140,10 +146,6 @@ class Runner:
             end = "cancelled"
         except Exception:                                  # its lease passes, and after some attempts it fails
             LOG.exception("a bug", extra={"fields": {"job": job}})
-        finally:
-            del self.live[job]
-            live.tell(None)
-            self.wake.set()
         self.service.metrics.jobs.labels(end).inc()
         LOG.info("job", extra={"fields": {"job": job, "owner": live.row.owner, "end": end, "attempt": live.row.attempts}})
 

@@ -25,6 +25,8 @@ from inkwash.errors import BusyError, ResourceError, UsageError
 
 LEASE_SEC = 15.0
 FORMS = "give sqlite:///FILE or postgresql://USER@HOST/NAME"
+PATIENCE = {"connect_timeout": 5, "options": "-c statement_timeout=20000", "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2,
+            "tcp_user_timeout": 20000}                     # of PostgreSQL's driver, in seconds and milliseconds
 _MIGRATING = 0x1A4B_3A54                                    # the number of an advisory lock of PostgreSQL
 
 
@@ -113,7 +115,7 @@ def _sqlite(url: URL) -> Engine:
 
 def _postgres(url: URL) -> Engine:
     try:
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5, "options": "-c statement_timeout=20000"})
+        return create_engine(url, pool_pre_ping=True, connect_args=PATIENCE)
     except ModuleNotFoundError:
         raise UsageError("not_installed", 'PostgreSQL needs the package psycopg; pip install "inkwash[serve,postgres]"') from None
 
