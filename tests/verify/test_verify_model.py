@@ -59,6 +59,13 @@ def test_a_right_pixel_model_holds_every_claim(pixels: Pipeline) -> None:
     assert {"prediction", "coordinate", "gauge", "scale", "repeat"} <= {finding.claim for finding in found}
 
 
+def test_a_right_model_that_has_hardly_learned_is_not_accused() -> None:
+    """Its eps is so wrong at the noisy end that its x0 is worse than a guess, and its latents grow out of all bounds."""
+    found = examine(trained(True, 150, 3, Linear(), Eps()), SEEN)
+    assert not [finding.line() for finding in found if not finding.passed]
+    assert "nothing" in next(finding for finding in found if finding.claim == "round trip").measured
+
+
 @pytest.mark.parametrize("right", RIGHT[::2], ids=str)
 def test_right_labels_raise_no_alarm(latent: Pipeline, right: tuple[Schedule, Prediction, Coordinate | None, float]) -> None:
     found = examine(converted(latent, *right), SEEN.first(16))

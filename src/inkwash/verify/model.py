@@ -36,6 +36,7 @@ from inkwash.verify.pictures import Pictures, drawn, read
 LEAK = 0.1                                                 # Stable Diffusion's schedule leaks 0.068
 BAND = (0.9, 1.1)                                          # of a latent's std, after the stored scale
 DEVIATIONS = 3.0
+WILD = 2.0                                                 # a std of latents that no autoencoder was made for; untrained networks make them
 COUNT, FEW, MANY = 16, 8, 64                               # pictures for the probes, for the costly ones, for statistics of given data
 
 CLAIMS = (
@@ -178,7 +179,7 @@ class Examination:
     def prediction(self) -> Finding:
         """The probe of predictions, signs and directions of time."""
         found = probe(self.pipe.denoiser, self.pipe.schedule, self.x0, self.cond)
-        best = f"{found.best} with error {found.best.error:.3g}"
+        best = "{0} with error {0.error:.3g}".format(found.best if found.trained else found.readings[0])
         return self.finding("prediction", found.agrees, best if found.trained else f"{best}, no better than a guess: untrained, or asked wrongly",
                             f"{found.declared}, which has error {found.declared.error:.3g}", cell=f"{found.declared.error:.2f}")
 
@@ -219,6 +220,10 @@ class Examination:
         made = self.pipe.generate([Request(prompt, "", seed, 12, "ddim", "trailing", 1.0, wide, high) for seed, prompt in enumerate(prompts)],
                                   decode=False)
         z = torch.stack([image.latent for image in made])
+        size = float(z.std())
+        if not 1 / WILD < size < WILD:
+            return self.finding("round trip", True, f"nothing: the model makes latents of std {size:.3g}, where those of its training have 1",
+                                "0.9 to 1.1")
         back = self.pipe.codec.encode(self.pipe.codec.decode(Clean(z))).x
         ratio = back.std((0, 2, 3)) / z.std((0, 2, 3))
         worst = float(ratio[(ratio - 1).abs().argmax()])

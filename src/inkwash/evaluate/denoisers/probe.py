@@ -9,6 +9,10 @@ function of x is closer to x0 in the mean square. So of all readings the right o
 and e < 1: better than answering the mean of the data, or x / alpha. Readings are predictions x signs x directions, at five levels; the
 network is asked twice at each, with its noise coordinate as it is and mirrored in time. Where two readings are one and the same number,
 as EDM is -v for unit data, they share their error.
+
+That holds at every level. So a reading accuses the declared one only if it is clearly better in the mean over levels, and clearly worse at no level
+where the declared one says something, e < 1. At the start of a training sigma / alpha multiplies what is wrong with eps until a reading that
+only shrinks it looks better in the mean; but not at the clean end. An answer of the right size has at most e = 2, and more is not counted.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ from inkwash.errors import UsageError, VerifyError
 
 TIMES = (0.15, 0.3, 0.5, 0.7, 0.85)
 PREDICTIONS: tuple[Prediction, ...] = (Eps(), X0(), V(), Score(), Velocity(), EDM())
-MARGIN = 1.15                                              # another reading must be this much better to accuse the declared one,
+GUESS = 0.9                                                # a network is untrained if no reading has a smaller error, a guess at worst at each level
+MOST = 2.0                                                 # the error of another sample of the data, given as the answer
+MARGIN = 1.15                                              # one reading is clearly better than another if it is so by this factor
 DEVIATIONS = 3.0                                           # and by this many standard errors over samples and levels
 LEAST = 8                                                  # samples below which nothing is concluded
 
@@ -46,28 +52,24 @@ class Reading(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """The declared reading, the best one, all of them, best first, and how many standard errors the declared one is worse than the best."""
+    """The declared reading; the one that is to be believed, which is the declared one unless others accuse it; all, smallest error first; and
+    whether any of them is better than knowing nothing."""
 
     declared: Reading
     best: Reading
     readings: tuple[Reading, ...]
-    deviations: float
-
-    @property
-    def trained(self) -> bool:
-        """Whether any reading is better than knowing nothing."""
-        return self.best.error < 0.9
+    trained: bool
 
     @property
     def agrees(self) -> bool:
-        """Whether the network does what is declared: it is trained, and no other reading is much better."""
-        return self.trained and (self.declared.error <= MARGIN * self.best.error or self.deviations < DEVIATIONS)
+        """Whether the network does what is declared: it is trained, and no other reading accuses the declared one."""
+        return self.trained and self.best == self.declared
 
     @property
     def message(self) -> str:
         """One sentence."""
         if not self.trained:
-            return (f"no reading of the network's answers is better than a guess (the best, {self.best}, has error {self.best.error:.3g}); "
+            return (f"no reading of the network's answers is better than a guess (the best has error {self.readings[0].error:.3g}); "
                     "it is untrained, or its noise coordinate, scale or condition are not those that it was trained with")
         if self.agrees:
             return f"the network predicts {self.declared}, as declared: error {self.declared.error:.3g}"
@@ -105,11 +107,20 @@ def probe(denoiser: Denoiser, schedule: Schedule, x0: Tensor, cond: Cond | None 
             found = prediction.solve(there, own, sign * answers[mirrored])
             errors[i, k] = (found - unit).flatten(1).double().square().mean(1).cpu() / worst
     means = errors.mean((1, 2))
+    errors = torch.where(errors.mean(2, keepdim=True) < MOST, errors, MOST)             # nan too
     readings = [Reading(*kind, float(error)) for kind, error in zip(kinds, means, strict=True)]
-    excess = (errors[0] - errors[int(means.argmin())]).flatten()
-    deviations = float(excess.mean() / (excess.std() / len(excess) ** 0.5).clamp(min=1e-300))
-    ordered = tuple(sorted(readings, key=lambda reading: reading.error))
-    return Probe(readings[0], ordered[0], ordered, deviations)
+    says = errors[0].mean(1) < 1                           # (levels,)
+    accusers = [i for i, other in enumerate(errors) if _clearly(other.flatten(), errors[0].flatten())
+                and not any(_clearly(mine, theirs) for mine, theirs in zip(errors[0][says], other[says], strict=True))]
+    believed = min(accusers or [0], key=lambda i: float(errors[i].mean()))
+    trained = float(errors.mean(2).clamp(max=1).mean(1).min()) < GUESS
+    return Probe(readings[0], readings[believed], tuple(sorted(readings, key=lambda reading: reading.error)), trained)
+
+
+def _clearly(one: Tensor, other: Tensor) -> bool:
+    """Whether errors `one` (n,) are clearly smaller than `other`."""
+    gain = other - one
+    return bool(other.mean() > MARGIN * one.mean()) and bool(gain.mean() >= DEVIATIONS * gain.std() / len(gain) ** 0.5)
 
 
 def ask(denoiser: Denoiser, x: Tensor, level: Level, cond: Cond) -> Tensor:
