@@ -1,5 +1,5 @@
 # make image PROMPT="..."   sets up .venv and makes a picture with the embedded model
-# make test | check | bench | docs | train-demo
+# make test | check | bench | load | docs | train-demo
 VENV ?= .venv
 PY ?= python3
 PROMPT ?= emoji of a smiling cat
@@ -40,6 +40,9 @@ bench: $(BIN)/.dev
 	-@$(UVPIP) --no-deps denoising-diffusion-pytorch==2.3.4 einops==0.8.2
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
+load: $(BIN)/.dev
+	$(BIN)/python benchmarks/load.py --short $(ARGS)
+
 DEMO := shape=sphere+cube+cone+star+heart,color=red+orange+yellow+green+blue+purple+pink+black,material=matte,light=soft,background=white+gray
 
 train-demo: $(BIN)/.dev
@@ -59,4 +62,4 @@ clean:
 	rm -rf $(VENV)
 
 .DEFAULT_GOAL := image
-.PHONY: image install test check bench train-demo docs lock clean
+.PHONY: image install test check bench load train-demo docs lock clean
