@@ -88,7 +88,7 @@ def page(found: Mapping[str, Any]) -> str:
     lines = [f"# What {model['name']} can do", "", f"Model `{model['hash']}`, {model['settings']}. Features: {found['extractor']}.", ""]
     for name, part in found["parts"].items():
         about = part["machine"]
-        lines += [f"## {name.capitalize().replace('_', ' ')}", "", *_table(part["rows"]), ""]
+        lines += [f"## {name.capitalize().replace('_', ' ')}", "", *([*_table(part["rows"]), ""] if part["rows"] else [])]
         if part.get("points"):
             lines += [*_points(part["points"], part["cheapest"]), ""]
         lines += [f"- {note}" for note in part["notes"]]
