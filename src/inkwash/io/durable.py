@@ -29,6 +29,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder where there is none, its parents too, durably."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
 @contextmanager
 def space_for(folder: Path, num_bytes: int, intact: str = "") -> Iterator[None]:
     """Turns "no space left" (or a quota, or a size limit) inside the block into ResourceError `disk_full`; `intact` ends the message."""

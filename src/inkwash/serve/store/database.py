@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from inkwash.errors import BusyError, ResourceError, UsageError
+from inkwash.io.durable import make_folder
 
 LEASE_SEC = 15.0
 FORMS = "give sqlite:///FILE or postgresql://USER@HOST/NAME"
@@ -123,7 +124,7 @@ def _postgres(url: URL) -> Engine:
 def _lock(path: Path) -> int:
     """The lock that says that this process has SQLite's file."""
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.absolute().parent)
         handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ResourceError("store_unavailable", f'cannot write in the folder of "{path}": {error.strerror}; give another one by --db') from None

@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from inkwash.errors import ResourceError, UsageError
-from inkwash.io.durable import sync_folder, with_sync
+from inkwash.io.durable import make_folder, sync_folder, with_sync
 from inkwash.serve.store.database import read_url
 
 SCHEMES = ("s3", "gs", "az")
@@ -31,7 +31,7 @@ class Files:
         self.folder = None if "://" in address else Path(address).absolute()
         try:
             if self.folder is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder)
             elif address.partition("://")[0] not in SCHEMES:
                 raise ValueError("the address is of an unknown kind")
             self._store: ObjectStore = LocalStore(self.folder) if self.folder is not None else from_url(
