@@ -122,7 +122,7 @@ def test_the_articles_arithmetic() -> None:
     assert free.division.images_per_sec == pytest.approx(4 / 3)
     assert free.division.busy == pytest.approx(12.5 / 13)
     assert any("no gain from batching it is 50 workers, with a gain of 1.5 it is 34" in note for note in free.notes)
-    assert any("13 workers are 96% busy" in note for note in free.notes)
+    assert any(note.startswith("the workers are 96% busy; with a fifth more traffic") for note in free.notes)
     slow = plan(arrivals, PER_MINUTE, Curve(seconds={1: 2.0}), Server(), 3.0)
     assert slow.division.workers == 34
     assert 100 * slow.division.image_cost == pytest.approx(1 / 6)                       # cents
@@ -132,7 +132,7 @@ def test_the_articles_arithmetic() -> None:
     assert some.division.workers == 34
     assert some.least is not None
     assert some.least > 40
-    assert any(note.startswith("nobody waits in a division; with its 34 workers") for note in some.notes)
+    assert any(note.startswith("nobody waits in a division") for note in some.notes)
 
 
 def test_the_least_number_is_enough_and_one_less_is_not() -> None:

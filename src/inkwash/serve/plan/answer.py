@@ -145,12 +145,12 @@ def _notes(arrivals: Sequence[Arrival], rate: float, curve: Curve, server: Serve
                      f"with a gain of 1.5 it is {without[1]}")
     least = rows.get(divided.workers)
     if least is not None and least.kept < KEPT:
-        found.append(f"nobody waits in a division; with its {least.workers} workers {1 - least.kept:.1%} are late or refused")
+        found.append(f"nobody waits in a division; with its number of workers {1 - least.kept:.1%} are late or refused")
     if divided.busy > 0.8 and chosen.workers == divided.workers:
         busier = [arrival._replace(at=arrival.at / SPARE) for arrival in arrivals]
         worse = row_of(simulate(busier, curve, chosen.workers, server), chosen.workers, price)
-        found.append(f"{chosen.workers} workers are {divided.busy:.0%} busy; with a fifth more traffic {1 - worse.kept:.1%} are late or refused")
+        if worse.kept < KEPT:
+            found.append(f"the workers are {divided.busy:.0%} busy; with a fifth more traffic {1 - worse.kept:.1%} are late or refused")
     if price and chosen.image_cost > 1.05 * divided.image_cost:
-        found.append(f"a division pays for no idle second; with {chosen.workers} workers an image costs {chosen.image_cost / divided.image_cost:.2f} "
-                     "times as much")
+        found.append(f"a division pays for full batches alone; simulated, an image costs {chosen.image_cost / divided.image_cost:.2f} times as much")
     return found

@@ -16,8 +16,8 @@ def tell(answer: Answer, curve: Curve) -> Iterator[str]:
     yield f"by division   {_workers(divided.workers)}, {divided.busy:.0%} busy; {divided.spare} with a fifth to spare"
     if answer.price:
         hours = 1000 / divided.images_per_sec / 3600
-        yield (f"              1000 images: {60 * hours:.1f} min of a worker, {hours:.3f} h, {hours * answer.price:.2f} at {answer.price:g} an hour, "
-               f"{100 * divided.image_cost:.3f} cents each")
+        yield (f"              1000 images: {60 * hours:.1f} min of a worker, {hours:.3f} h, {hours * answer.price:.3g} at {answer.price:g} an hour, "
+               f"{100 * divided.image_cost:.3g} cents each")
     enough = answer.least is not None
     found = f"{_workers(answer.least or answer.rows[-1].workers)} {'enough' if enough else 'not enough'}"
     yield f"simulated     {found} for {KEPT:.0%} in time"
@@ -35,7 +35,7 @@ def line(row: Row, cost: bool) -> str:
     """A row of the table."""
     times = "".join(f"{value:10.3f}" for value in (row.p50, row.p95, row.p99))
     shares = "".join(f"{value:10.1%}" for value in (row.kept, row.refused, row.late, row.busy))
-    return f"{row.workers:7d}{times}{shares}" + (f"{100 * row.image_cost:8.3f}" if cost else "")
+    return f"{row.workers:7d}{times}{shares}" + (f"{100 * row.image_cost:8.3g}" if cost else "")
 
 
 def _workers(number: int) -> str:
