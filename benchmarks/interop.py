@@ -3,8 +3,9 @@
     python benchmarks/interop.py --model mini
 
 Both programs get the same start noise, sampler, steps and guidance, in float32, and the two uint8 pictures are compared: the largest and the mean
-difference in levels of 255. Each row of settings is one scheduler; the first is that of the folder itself. Beside them, the ids that both
-tokenizers give to texts of every kind. It exits with 1 when a picture differs by more than 2 levels, or an id at all.
+difference in levels of 255. Each row of settings is one scheduler; the first is that of the folder itself, unless it draws noise of its own, which
+the two programs do not share. Beside them, the ids that both tokenizers give to texts of every kind. It exits with 1 when a picture differs by more
+than 2 levels, or an id at all.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from inkwash import Pipeline, Request
 from inkwash.condition import TextConditioner
+from inkwash.io.foreign_info import GRIDS, INDEX, read_config
 from inkwash.io.foreign_scheduler import scheduler_config
 from inkwash.io.info import Defaults, find_model
+from inkwash.sample import Sampler
+from inkwash.value import parse
 
 GOAL = 2
 PROMPTS = ("a small red cube", "two green cones in soft light", "emoji of a smiling cat", "photo of a black leather jacket")
@@ -34,16 +38,20 @@ TEXTS = (*PROMPTS, "", "   ", "The  cat, it's naÃ¯ve 42!", "DON'T we'LL 's", "æ—
 Setting = tuple[Defaults, str]                             # what is asked of both, and a word for it
 
 
-def settings(usual: Defaults, steps: tuple[int, ...], guidances: tuple[float, ...], samplers: tuple[str, ...]) -> list[Setting]:
-    """The folder's own first; then each sampler with each number of steps and each scale on the grid that both have."""
-    rows = [(usual, "the folder's own")]
-    return rows + [(Defaults(count, sampler, "trailing", scale), "") for sampler in samplers for count in steps for scale in guidances]
+def own_setting(usual: Defaults, scheduler: Any) -> list[Setting]:
+    """The folder's defaults on the grid that its scheduler has; none for a sampler that draws noise."""
+    if parse(usual.sampler, Sampler).stochastic:  # type: ignore[type-abstract]
+        return []
+    grid = next((name for key, name in GRIDS.items() if scheduler.config.get(key)), "trailing")
+    return [(dataclasses.replace(usual, spacing=grid), "the folder's own")]
 
 
 def open_there(folder: Path) -> Any:
-    """Their pipeline of a folder of ours, nothing changed."""
+    """Their pipeline of a folder of ours, nothing changed. Exits for a folder that has not the form of theirs."""
     import diffusers
 
+    if (kind := read_config(folder / INDEX).get("_class_name")) != "StableDiffusionPipeline":
+        sys.exit(f"{folder.name} is a {kind}, which diffusers does not have; the guide to foreign weights says what it opens")
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -104,7 +112,8 @@ def token_differences(ours: Pipeline, pipe: Any, texts: tuple[str, ...]) -> list
 def compare(model: str, steps: tuple[int, ...], guidances: tuple[float, ...], samplers: tuple[str, ...], prompts: tuple[str, ...]) -> dict[str, Any]:
     """All that is compared, as it is written."""
     ours, pipe = Pipeline.from_pretrained(model, dtype=torch.float32), open_there(find_model(model))
-    rows = pictures(ours, pipe, settings(ours.info.defaults, steps, guidances, samplers), prompts)
+    asked: list[Setting] = [(Defaults(count, sampler, "trailing", scale), "") for sampler in samplers for count in steps for scale in guidances]
+    rows = pictures(ours, pipe, own_setting(ours.info.defaults, pipe.scheduler) + asked, prompts)
     return {"model": ours.info.name, "hash": ours.hash, "parts": {name: type(part).__name__ for name, part in pipe.components.items() if part},
             "goal": GOAL, "largest": max(row["largest"] for row in rows), "pictures": rows, "texts": len(TEXTS),
             "texts_with_other_ids": token_differences(ours, pipe, TEXTS)}

@@ -21,14 +21,17 @@ from inkwash.value import parse
 PROCESS, LENGTH = "DiscreteCosine()", 16
 
 
-def build_shared(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Latent diffusion at 32 x 32 with random weights, saved as `folder`. No part of it is nothing, and its latents have scale 2."""
+def build_shared(folder: Path, dtype: torch.dtype = torch.float32, guidance: bool = False) -> Path:
+    """Latent diffusion at 32 x 32 with random weights, saved as `folder`. No part of it is nothing, and its latents have scale 2.
+
+    With `guidance` it is a student that is told the scale.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = Tokenizer.train_clip(CAPTIONS * 5, 560, LENGTH)
         encoder = ClipTextConfig(tokenizer.size, 24, 48, 2, 3, LENGTH, end=tokenizer.end).build()
         unet = UNet2DConfig(widths=(16, 32), blocks=1, down=("none", "text"), up=("none", "text"), heads=(1, 2), depth=(1, 1), text_dim=24, groups=8,
-                            image=16).build()
+                            image=16, guidance=guidance).build()
         vae = AutoencoderKLConfig(widths=(16, 32), blocks=1, groups=8, image=32).build()
         with torch.no_grad():
             for parameter in (*unet.parameters(), *vae.parameters()):

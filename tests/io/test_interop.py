@@ -53,6 +53,27 @@ def test_diffusers_opens_our_folder_with_the_same_pixels_and_ids(interop: Any, s
     assert "largest difference of all" in interop.table({**found, "machine": {"date": "", "versions": {"torch": "", "diffusers": ""}, "command": ""}})
 
 
+def test_a_student_of_guidance_is_told_the_scale_there_too(interop: Any, tmp_path: Path) -> None:
+    folder = build_shared(tmp_path / "student", guidance=True)
+    ours, pipe = Pipeline.from_pretrained(folder, dtype=torch.float32), interop.open_there(folder)
+    rows = [(Defaults(4, "dpmpp_2m", "trailing", scale), "") for scale in (2.0, 7.3)]
+    assert max(row["largest"] for row in interop.pictures(ours, pipe, rows, interop.PROMPTS[:1])) <= interop.GOAL
+    one, other = (ours.generate([Request("a", "", 0, 4, "dpmpp_2m", "trailing", scale, 32, 32)])[0].latent for scale in (2.0, 7.3))
+    assert not torch.allclose(one, other, atol=0.1), "the scale would not matter"
+
+
+@pytest.mark.parametrize(("defaults", "wanted"), [
+    (Defaults(24, "dpmpp_2m_sde", "karras"), []), (Defaults(24, "dpmpp_2m", "karras"), ["trailing"]), (Defaults(24, "euler", "karras"), ["karras"])])
+def test_the_row_of_the_folder_is_on_the_grid_that_is_written(interop: Any, shared: Path, defaults: Defaults, wanted: list[str]) -> None:
+    scheduler = interop.scheduler_of(Pipeline.from_pretrained(shared), defaults)
+    assert [asked.spacing for asked, _ in interop.own_setting(defaults, scheduler)] == wanted
+
+
+def test_a_folder_that_is_ours_alone_is_named(interop: Any, tiny_model: Path) -> None:
+    with pytest.raises(SystemExit, match="which diffusers does not have"):
+        interop.open_there(tiny_model)
+
+
 def test_a_difference_is_seen(interop: Any, shared: Path) -> None:
     """Another scale of the latents in their half of the folder alone."""
     ours, pipe = Pipeline.from_pretrained(shared, dtype=torch.float32), interop.open_there(shared)
