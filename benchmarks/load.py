@@ -151,7 +151,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no part {sorted(unknown)[0]!r}; known: {', '.join(PARTS)}")
     if options.short:
-        options.parts, options.seconds, options.minutes, options.deadline, options.sample = ["overload", "target"], 3.0, 8 / 60, 5.0, 6
+        options.parts, options.seconds, options.minutes, options.sample = ["overload", "target"], 3.0, 8 / 60, 6
         options.steps, options.rate = options.steps or 4, min(options.rate, 2.0)
     pipe = Pipeline.from_pretrained(options.model)
     chosen = [name for name in PARTS if name in (options.parts or PARTS)]
