@@ -40,8 +40,8 @@ def first_seeds(bench: Bench) -> PIL.Image.Image:
     requests = [dataclasses.replace(bench.template, prompt=prompt, seed=seed) for prompt in PROMPTS for seed in range(SEEDS)]
     made = sample(bench.pipeline, requests, bench.worker, "the first seeds")
     pictures = [to_pil(image) for image in made.pictures.take(range(len(requests)))]
-    rows = [f"{prompt}, from seed {start}" for prompt in PROMPTS for start in range(0, SEEDS, ACROSS)]
-    return draw(pictures, [f"seed + {i}" for i in range(ACROSS)], rows)
+    rows = [f"from {start}: {prompt}" for prompt in PROMPTS for start in range(0, SEEDS, ACROSS)]
+    return draw(pictures, [f"seed + {i}" if i else "seed" for i in range(ACROSS)], rows)
 
 
 def worst(found: Judged, count: int) -> list[int]:
@@ -55,8 +55,10 @@ def failures(bench: Bench, num: int) -> PIL.Image.Image:
     strips = []
     for found in kinds:
         if chosen := worst(found, WORST):
-            labels = [f"{found.samples.requests[i].prompt.removeprefix('photo of ').removeprefix('emoji of ')} > {found.seen[i]}" for i in chosen]
-            strips.append(draw([to_pil(image) for image in found.samples.pictures.take(chosen)], labels, None))
+            pictures = [to_pil(image) for image in found.samples.pictures.take(chosen)]
+            below = [PIL.Image.new("RGB", (bench.size[0], 1), PAPER)] * len(chosen)
+            strips += [draw(pictures, [found.samples.requests[i].prompt for i in chosen], None),
+                       draw(below, [f"seen: {found.seen[i]}" for i in chosen], None)]
     return stacked(strips) if strips else draw([PIL.Image.new("RGB", (128, 128), PAPER)], ["no failure"], None)
 
 
