@@ -115,7 +115,8 @@ def part_predict(bench: Bench) -> list[dict[str, Any]]:
         proof = prove(bench.served.target, arrivals, row, 0.0, bench.options.sample)
         errors = {one.name: round(one.error, 4) for one in proof.compared}
         found.append({"workload": name, "load": load, "rate": round(rate, 3), "errors": errors, "predicted": row._asdict(), "measured": proof.load,
-                      "wrong": proof.wrong, "checked": proof.checked})
+                      "wrong": proof.wrong, "checked": proof.checked,
+                      "worker_mib": {"predicted": bench.options.curve.peak_mib, "measured": round(bench.served.worker_memory(), 1)}})
         print(json.dumps(found[-1]), flush=True)
     return found
 

@@ -50,6 +50,10 @@ class Served:
         """MiB that the web process and its workers hold; 0 where the system does not say."""
         return sum(_resident(number) for number in [self.process.pid, *_children(self.process.pid)])
 
+    def worker_memory(self) -> float:
+        """MiB that the largest worker holds."""
+        return max((_resident(number) for number in _children(self.process.pid)), default=0.0)
+
 
 def _children(number: int) -> list[int]:
     tasks = Path(f"/proc/{number}/task")

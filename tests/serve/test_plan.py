@@ -21,6 +21,7 @@ import engine_load
 sys.path.pop(0)
 
 EVER = 1e9
+USUAL = {"steps": 20, "guidance": 4.0, "sampler": "ddim"}
 ONE_ROW = {"steps": 1, "guidance": 1.0}
 PER_MINUTE = 1000 / 60
 PATIENT = Server(FirstCome(), queue=10**9, queue_per_key=10**9)
@@ -171,9 +172,10 @@ def test_bad_curves_are_refused(text: str, tmp_path: Path) -> None:
 def test_traffic_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text('{"at": 2, "steps": 5, "guidance": 1, "prompt": "a cat"}\n\n{"at": 0.5, "deadline_ms": 1500}\n')
-    first, second = read_traffic(file, 20, 4.0, 10.0)
+    first, second = read_traffic(file, USUAL, 10.0)
     assert (first.at, first.steps, first.guided, first.deadline_sec) == (0.5, 20, True, 1.5)
-    assert (second.at, second.steps, second.guided, second.deadline_sec, second.body["prompt"]) == (2.0, 5, False, 10.0, "a cat")
+    assert (second.at, second.steps, second.guided, second.deadline_sec) == (2.0, 5, False, 10.0)
+    assert (second.body["prompt"], second.body["steps"], second.body["sampler"]) == ("a cat", 5, "ddim")
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "{}", '{"at": -1}', '{"at": true}', '{"at": 1, "step": 4}', '{"at": 1, "steps": 0}', '{"at": 1e999}',
@@ -181,5 +183,5 @@ def test_traffic_of_a_file(tmp_path: Path) -> None:
 def test_bad_traffic_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(f'{{"at": 0}}\n{line}\n')
     with pytest.raises(DataError, match="line 2") as error:
-        read_traffic(tmp_path / "t.jsonl", 20, 4.0, 10.0)
+        read_traffic(tmp_path / "t.jsonl", USUAL, 10.0)
     assert error.value.code == "bad_traffic"

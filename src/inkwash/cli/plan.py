@@ -7,7 +7,7 @@ import json as json_text
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inkwash.serve.plan.curve import Curve
     from inkwash.serve.plan.prove import Proof
     from inkwash.serve.plan.simulate import Server
+    from inkwash.serve.plan.traffic import Arrival
 
 SAMPLE = 20
 
@@ -90,22 +91,14 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
     from inkwash.serve.plan.answer import plan as answer_of
     from inkwash.serve.plan.curve import read_curve, write_curve
     from inkwash.serve.plan.tell import tell
-    from inkwash.serve.plan.traffic import MAX_ARRIVALS, poisson, rate_of, read_traffic
 
     folder, info = describe_model(model)
     usual = first_request("x", options, info)
     if isinstance(usual.guidance, str):
         raise UsageError("bad_guidance", "--guidance must be a number here, since the rows of a step are counted from it")
-    body = {name: getattr(usual, name) for name in ("steps", "sampler", "spacing", "guidance")}
-    body["size"] = f"{usual.width}x{usual.height}"
-    if traffic is not None:
-        arrivals = read_traffic(traffic, usual.steps, usual.guidance, deadline_sec)
-        _require_size([str(arrival.body.get("size", body["size"])) for arrival in arrivals], body["size"])
-        per_sec = rate_of(arrivals)
-    else:
-        per_sec = _rate(str(rate))
-        number = check_int(count or "5000", "--count", "bad_count", 1, MAX_ARRIVALS)
-        arrivals = poisson(per_sec, number, usual.seed, [body], deadline_sec)
+    size = f"{usual.width}x{usual.height}"
+    body = {"model": info.name, "size": size, **{name: getattr(usual, name) for name in ("steps", "sampler", "spacing", "guidance")}}
+    arrivals, per_sec = _arrivals(traffic, rate, count, usual.seed, body, deadline_sec)
     server = _server(config)
     target = None
     number_of_workers = None if workers is None else check_int(workers, "--workers", "bad_workers", 1, 1000)
@@ -117,7 +110,7 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
         number_of_workers = workers_of(target, info.name)
     known = read_curve(curve) if curve is not None else _measure(folder, device, (usual.width, usual.height))
     if known.size:
-        _require_size([body["size"]], known.size)
+        _require_size([size], known.size)
     if save_curve is not None:
         write_curve(known, save_curve)
     answer = answer_of(arrivals, per_sec, known, server, hourly, number_of_workers)
@@ -133,6 +126,19 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
     elif proof is not None:
         _tell(proof)
     return 0 if proof is None or not (proof.wrong or proof.load["errors"]) else 8
+
+
+def _arrivals(traffic: Path | None, rate: str | None, count: str | None, seed: int, body: dict[str, Any],
+              deadline_sec: float) -> tuple[list[Arrival], float]:
+    """The requests, and how many come in a second."""
+    from inkwash.serve.plan.traffic import MAX_ARRIVALS, poisson, rate_of, read_traffic
+
+    if traffic is None:
+        per_sec = _rate(str(rate))
+        return poisson(per_sec, check_int(count or "5000", "--count", "bad_count", 1, MAX_ARRIVALS), seed, [body], deadline_sec), per_sec
+    found = read_traffic(traffic, body, deadline_sec)
+    _require_size([str(arrival.body["size"]) for arrival in found], body["size"])
+    return found, rate_of(found)
 
 
 def _measure(folder: Path, device: str, size: tuple[int, int]) -> Curve:

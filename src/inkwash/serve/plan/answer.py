@@ -63,8 +63,9 @@ class Answer:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**dataclasses.asdict(self), "division": self.division._asdict(), "rows": [row._asdict() for row in self.rows]}
+        """For JSON; what is not a number, such as a percentile of no images, is None."""
+        rows = [{name: None if math.isnan(value) else value for name, value in row._asdict().items()} for row in self.rows]
+        return {**dataclasses.asdict(self), "division": self.division._asdict(), "rows": rows}
 
 
 def work_sec(arrival: Arrival, curve: Curve, row_sec: float) -> float:

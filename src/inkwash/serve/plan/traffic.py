@@ -22,7 +22,7 @@ FIELDS = ("prompt", "negative_prompt", "steps", "sampler", "spacing", "guidance"
 
 
 class Arrival(NamedTuple):
-    """A request: when it comes, what its image costs, and by when it is of use. `body` is what is sent."""
+    """A request: when it comes, what its image costs, and how long its caller waits. `body` is what is sent, but for `deadline_ms`."""
 
     at: float                                              # seconds from the start
     steps: int
@@ -44,8 +44,11 @@ def poisson(rate: float, count: int, seed: int, bodies: Sequence[Mapping[str, An
     return found
 
 
-def read_traffic(file: Path, steps: int, guidance: float, deadline_sec: float) -> list[Arrival]:
-    """The traffic of a file; the other arguments are for lines that do not say. Raises DataError `file_not_found`, `bad_traffic`."""
+def read_traffic(file: Path, usual: Mapping[str, Any], deadline_sec: float) -> list[Arrival]:
+    """The traffic of a file; `usual` (with steps and guidance) and the deadline are for lines that do not say.
+
+    Raises DataError `file_not_found`, `bad_traffic`.
+    """
     try:
         lines = file.read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -56,7 +59,7 @@ def read_traffic(file: Path, steps: int, guidance: float, deadline_sec: float) -
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.append(_arrival(line, number, steps, guidance, deadline_sec))
+                found.append(_arrival(line, number, usual, deadline_sec))
             except ValueError as error:
                 raise DataError("bad_traffic", f'"{file}", line {number}: {error}') from None
     if not found or len(found) > MAX_ARRIVALS:
@@ -64,7 +67,7 @@ def read_traffic(file: Path, steps: int, guidance: float, deadline_sec: float) -
     return sorted(found, key=lambda arrival: arrival.at)
 
 
-def _arrival(line: str, number: int, steps: int, guidance: float, deadline_sec: float) -> Arrival:
+def _arrival(line: str, number: int, usual: Mapping[str, Any], deadline_sec: float) -> Arrival:
     body = json.loads(line)
     if not isinstance(body, dict):
         raise ValueError("a line must be a JSON object")
@@ -74,15 +77,15 @@ def _arrival(line: str, number: int, steps: int, guidance: float, deadline_sec: 
     unknown = [name for name in body if name not in FIELDS]
     if unknown:
         raise ValueError(f"there is no field {str(unknown[0])[:60]!r} of traffic; known: at, {', '.join(FIELDS)}")
-    scale = check_guidance(body.get("guidance", guidance), "guidance")
+    body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, **usual, **body}
+    scale = check_guidance(body["guidance"], "guidance")
     if isinstance(scale, str):
         raise ValueError("guidance must be a number here, since the rows of a step are counted from it")
-    wait = body.get("deadline_ms", 1000 * deadline_sec)
+    wait = body.pop("deadline_ms", 1000 * deadline_sec)
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 < wait <= 3_600_000:
         raise ValueError(f"deadline_ms must be 1..3600000, got {str(wait)[:40]}")
-    count = check_int(body.get("steps", steps), "steps", "bad_steps", 1, MAX_STEPS)
-    body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, **body, "steps": count, "guidance": scale}
-    return Arrival(float(at), count, scale != 1.0, wait / 1000, body)
+    steps = check_int(body["steps"], "steps", "bad_steps", 1, MAX_STEPS)
+    return Arrival(float(at), steps, scale != 1.0, wait / 1000, {**body, "steps": steps, "guidance": scale})
 
 
 def rate_of(arrivals: Sequence[Arrival]) -> float:
