@@ -19,7 +19,7 @@ def test_a_server_takes_over_what_a_dead_one_held(tiny_model: Path, tmp_path: Pa
     with postgres() as url:
         words = (str(tiny_model), "--db", url, "--files", str(tmp_path / "files"))
         with running(tmp_path / "a", *words) as first, running(tmp_path / "b", *words) as second:
-            body = {"prompt": "a small red cube", "steps": 200}
+            body = {"prompt": "a small red cube", "steps": 400}
             jobs = [httpx2.post(f"{first.url}/v1/jobs", json=body, timeout=250).json()["id"] for _ in range(12)]
 
             def holders() -> set[str]:
