@@ -220,9 +220,9 @@ class Examination:
         made = self.pipe.generate([Request(prompt, "", seed, 12, "ddim", "trailing", 1.0, wide, high) for seed, prompt in enumerate(prompts)],
                                   decode=False)
         z = torch.stack([image.latent for image in made])
-        size = float(z.std())
+        size = float(z.std()) / self.pipe.denoiser.sigma_data
         if not 1 / WILD < size < WILD:
-            return self.finding("round trip", True, f"nothing: the model makes latents of std {size:.3g}, where those of its training have 1",
+            return self.finding("round trip", True, f"nothing: the model makes latents of {size:.3g} times the std of its training",
                                 "0.9 to 1.1")
         back = self.pipe.codec.encode(self.pipe.codec.decode(Clean(z))).x
         ratio = back.std((0, 2, 3)) / z.std((0, 2, 3))
