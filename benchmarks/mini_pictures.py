@@ -17,7 +17,7 @@ from inkwash.data.item import Source
 from inkwash.evaluate.collect import Samples
 from inkwash.evaluate.measure import METRICS, Views, distances, measure, require_enough
 from inkwash.evaluate.memory import Memory, memory
-from inkwash.evaluate.metrics.interval import mean_interval
+from inkwash.evaluate.metrics.interval import mean_interval, proportion
 from inkwash.evaluate.parts import Reconstructed, reconstructed
 from inkwash.evaluate.split import Split
 
@@ -88,4 +88,7 @@ def copies(bench: Bench, num: int) -> tuple[list[Row], list[str]]:
                  Row(f"{name}: of planted copies found", one.canaries)]
         notes.append(f"{name}: a near-copy has a ratio of distances below {one.found.threshold:.3f}, as at most {100 * one.rate:.1f} % of fresh "
                      "pictures have")
-    return rows, [*notes, "an emoji's name has one picture, so a right emoji is near that picture; the sheet shows both side by side"]
+    redrawn = mini_emoji.exact(mini_emoji.judged(bench, num))
+    rows.append(Row("emoji: the nearest real one is that of the very name, so redrawn from memory", proportion(sum(redrawn), len(redrawn))))
+    return rows, [*notes, "an emoji's name has one picture, so a right emoji is that picture drawn again. Few count as near-copies, since a fresh "
+                          "emoji is as near to its fellows in other skin tones; the last row says it plainly"]
