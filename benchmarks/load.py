@@ -112,10 +112,10 @@ def part_predict(bench: Bench) -> list[dict[str, Any]]:
         rate = load / work
         arrivals = poisson(rate, max(20, round(rate * bench.options.seconds * 3)), 5, bodies, bench.options.deadline)
         [row] = plan(arrivals, rate, bench.options.curve, Server(), 0.0, 1).rows
-        proof = prove(bench.served.target, arrivals, row, 0.0, bench.options.sample)
+        proof = prove(bench.served.target, arrivals, row, bench.options.curve, 0.0, bench.options.sample)
         errors = {one.name: round(one.error, 4) for one in proof.compared}
         found.append({"workload": name, "load": load, "rate": round(rate, 3), "errors": errors, "predicted": row._asdict(), "measured": proof.load,
-                      "wrong": proof.wrong, "checked": proof.checked,
+                      "wrong": proof.wrong, "checked": proof.checked, "tick": proof.tick and proof.tick._asdict(),
                       "worker_mib": {"predicted": bench.options.curve.peak_mib, "measured": round(bench.served.worker_memory(), 1)}})
         print(json.dumps(found[-1]), flush=True)
     return found

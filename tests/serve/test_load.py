@@ -120,6 +120,8 @@ def test_the_command_plans_and_proves(server: Running, tiny_model: Path, tmp_pat
     proof = json.loads(capsys.readouterr().out)["proof"]
     assert (proof["load"]["requests"], proof["load"]["done"], proof["load"]["errors"]) == (8, 8, 0)
     assert (proof["wrong"], proof["checked"]) == (0, 8)
+    assert proof["tick"]["rows"] > 1
+    assert proof["tick"]["measured"] > 0
     names = {one["name"] for one in proof["compared"]}
     assert {"p50", "p95", "p99", "kept", "busy", "image_cost"} <= names
     assert all(one["measured"] > 0 for one in proof["compared"] if one["name"] in ("p50", "p99", "busy", "image_cost"))

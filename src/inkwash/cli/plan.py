@@ -120,7 +120,7 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
     if target is not None:
         from inkwash.serve.plan.prove import prove as prove_it
 
-        proof = prove_it(target, arrivals, answer.rows[-1], hourly, SAMPLE)
+        proof = prove_it(target, arrivals, answer.rows[-1], known, hourly, SAMPLE)
     if json:
         print(json_text.dumps({**answer.as_dict(), "curve": known.model_dump(), "proof": None if proof is None else _as_dict(proof)}))
     elif proof is not None:
@@ -162,13 +162,15 @@ def _tell(proof: Proof) -> None:
     for one in proof.compared:
         print(f"{one.name:15s}{one.predicted:9.4g}{one.measured:10.4g}{one.error:+10.1%}")
     load = proof.load
+    if proof.tick is not None:
+        print(f"\na tick took {proof.tick.measured:.4f} s for {proof.tick.rows:.1f} rows; by the curve {proof.tick.predicted:.4f} s", end="")
     print(f"\n{load['requests']} requests in {load['span_sec']:g} s, {load['errors']} errors, {proof.wrong} of {proof.checked} checked pictures "
           f"wrong, sent at most {load['lag_p99']:g} s late (99 %)")
 
 
 def _as_dict(proof: Proof) -> dict[str, object]:
     return {"compared": [{**one._asdict(), "error": one.error} for one in proof.compared], "load": proof.load, "wrong": proof.wrong,
-            "checked": proof.checked}
+            "checked": proof.checked, "tick": None if proof.tick is None else proof.tick._asdict()}
 
 
 def _require_size(sizes: list[str], wanted: str) -> None:

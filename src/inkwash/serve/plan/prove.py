@@ -16,6 +16,7 @@ from typing import NamedTuple
 from inkwash.errors import ResourceError
 from inkwash.serve.load import Target, report, run, solo_over_http, wrong
 from inkwash.serve.plan.answer import Row
+from inkwash.serve.plan.curve import Curve
 from inkwash.serve.plan.traffic import Arrival
 
 SHARES = ("kept", "refused", "late", "busy")
@@ -34,6 +35,22 @@ class Compared(NamedTuple):
         return self.measured - self.predicted if self.name in SHARES else self.measured / self.predicted - 1
 
 
+class Meters(NamedTuple):
+    """Work of engines: seconds of ticks, their number, and network rows in them."""
+
+    seconds: float
+    ticks: float
+    rows: float
+
+
+class Tick(NamedTuple):
+    """The mean tick of the load: its rows, its seconds by the curve, and as it was. Where these differ, the curve is wrong and not the simulation."""
+
+    rows: float
+    predicted: float
+    measured: float
+
+
 class Proof(NamedTuple):
     """All comparisons, and what a prediction says nothing about: errors, and wrong pictures among the checked ones."""
 
@@ -41,6 +58,7 @@ class Proof(NamedTuple):
     load: dict[str, float]
     wrong: int
     checked: int
+    tick: Tick | None
 
 
 def workers_of(target: Target, model: str) -> int:
@@ -52,15 +70,24 @@ def workers_of(target: Target, model: str) -> int:
     return number
 
 
-def prove(target: Target, arrivals: Sequence[Arrival], row: Row, price: float, sample: int) -> Proof:
-    """Sends the traffic that `row` was predicted for. Raises ResourceError `server_unreachable`."""
-    trip, before = trip_sec(target), busy_sec(target)
+def prove(target: Target, arrivals: Sequence[Arrival], row: Row, curve: Curve, price: float, sample: int) -> Proof:
+    """Sends the traffic that `row` was predicted for with `curve`. Raises ResourceError `server_unreachable`."""
+    trip, before = trip_sec(target), meters(target)
     sent = run(target, arrivals, sample)
-    busy = busy_sec(target) - before
+    spent = Meters(*(late - early for late, early in zip(meters(target), before)))
     load = report(sent)
-    bad, checked = wrong(sent, solo_over_http(target))
     expected = row._replace(p50=row.p50 + trip, p95=row.p95 + trip, p99=row.p99 + trip)
-    return Proof(compare(load, busy, expected, price), load, bad, checked)
+    bad, checked = wrong(sent, solo_over_http(target))
+    return Proof(compare(load, spent.seconds, expected, price), load, bad, checked, tick_of(arrivals, curve, spent, int(load["done"])))
+
+
+def tick_of(arrivals: Sequence[Arrival], curve: Curve, spent: Meters, done: int) -> Tick | None:
+    """The mean tick beside that of the curve, images left aside; None where there was none."""
+    if not spent.ticks:
+        return None
+    rows = spent.rows / spent.ticks
+    each = sum(a.steps * (curve.guided_rows if a.guided else 1) for a in arrivals) / sum(a.steps for a in arrivals)
+    return Tick(rows, curve.tick(max(1, round(rows)), round(rows / each)), (spent.seconds - done * curve.image_sec) / spent.ticks)
 
 
 def trip_sec(target: Target) -> float:
@@ -73,10 +100,11 @@ def trip_sec(target: Target) -> float:
     return statistics.median(found)
 
 
-def busy_sec(target: Target) -> float:
-    """Seconds that the engines of a server have worked since it began."""
+def meters(target: Target) -> Meters:
+    """What the engines of a server have done since it began."""
     text = target.read("/metrics").decode()
-    return sum(float(value) for value in re.findall(r"^inkwash_step_seconds_sum\{.*\} (\S+)$", text, re.MULTILINE))
+    names = "inkwash_step_seconds_sum", "inkwash_step_seconds_count", "inkwash_rows_total"
+    return Meters(*(sum(map(float, re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))) for name in names))
 
 
 def compare(load: dict[str, float], busy: float, row: Row, price: float) -> list[Compared]:
