@@ -6,6 +6,7 @@ import importlib.util
 import json as json_text
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,6 +121,7 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
     if target is not None:
         from inkwash.serve.plan.prove import prove as prove_it
 
+        print(f"inkwash: sending {len(arrivals)} requests for {arrivals[-1].at:.0f} s", file=sys.stderr, flush=True)
         proof = prove_it(target, arrivals, answer.rows[-1], known, hourly, SAMPLE)
     if json:
         print(json_text.dumps({**answer.as_dict(), "curve": known.model_dump(), "proof": None if proof is None else _as_dict(proof)}))
