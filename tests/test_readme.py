@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from doc_blocks import blocks, check_command, commands, links
-from inkwash.io.info import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md", "benchmarks/README.md")]
@@ -33,8 +32,6 @@ def test_links_and_paths(page: Path) -> None:
     text = page.read_text("utf-8")
     assert not re.search(r"(?<![\w.])/(?:work|tmp|root|home|Users)/", text), "a path of somebody's machine"
     missing = [target for target in links(text) if not (page.parent / target).exists()]
-    if not (MODELS / "mini").is_dir():
-        missing = [target for target in missing if target != "docs/images/mini.png"]  # drawn by the model, once there is one
     assert not missing
 
 
