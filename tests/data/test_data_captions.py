@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from inkwash.data.captions import Forms
 from inkwash.data.choice import Chosen, choose
 from inkwash.data.loader import Loader
 from inkwash.data.source import Mixture, Source, distinct, open_source
-from inkwash.errors import DataError
+from inkwash.errors import DataError, UsageError
+from inkwash.train.config import validate
 
 RULES = [("^picture number ", "a picture of "), (r"^picture number (\d)$", r"\1 in a picture")]
 
@@ -44,6 +46,16 @@ def test_without_rules_the_source_stays_and_rules_that_leave_nothing_are_refused
     assert choose(source, [], {}) is source
     with pytest.raises(DataError, match="leaves nothing to train on"):
         choose(source, ["picture"], {})
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("leave_out", ["("], "'(' is not a regular expression"), ("repeat", {"[": 2}, "'[' is not a regular expression"),
+    ("repeat", {"a": 0}, "greater than 0"), ("rewrite", [["^a", r"\2"]], "cannot replace what '^a' finds"),
+])
+def test_bad_rules_are_refused_before_anything_starts(key: str, value: object, said: str) -> None:
+    recipe = {"task": "autoencoder", "network": "AutoencoderConfig()", "steps": 1, "data": {key: value}}
+    with pytest.raises(UsageError, match=re.escape(said)):
+        validate(recipe, "recipe")
 
 
 def test_forms_of_a_caption(source: Source) -> None:

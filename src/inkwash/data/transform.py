@@ -6,7 +6,6 @@ before resizing, so that no dark fringe appears. Resizing is Lanczos; a JPEG muc
 
 from __future__ import annotations
 
-import io
 from typing import Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from inkwash.data.encoded import open_encoded
 from inkwash.data.item import Item
 from inkwash.errors import DataError
 
@@ -50,17 +50,7 @@ def probe(item: Item | bytes, limit: int = MAX_PIXELS) -> tuple[int, int]:
 
 def _open(item: Item | bytes, limit: int) -> tuple[str, Image.Image]:
     key, data = (item.key, item.image) if isinstance(item, Item) else ("image", item)
-    if not data:
-        raise DataError("image_unreadable", f"{key!r} is empty")
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-    except Image.DecompressionBombError:
-        raise DataError("image_too_large", f"{key!r} has more than {limit} pixels") from None
-    except Exception as error:                                                          # a damaged header raises almost anything
-        raise DataError("image_format", f"{key!r} is not a PNG, JPEG or WebP image ({type(error).__name__})") from error
-    if image.width * image.height > limit:
-        raise DataError("image_too_large", f"{key!r} is {image.width}x{image.height}; the limit is {limit} pixels")
-    return key, image
+    return key, open_encoded(data, repr(key), limit)
 
 
 def on_white(image: Image.Image) -> Image.Image:

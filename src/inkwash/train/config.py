@@ -43,6 +43,14 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _rule(rule: tuple[str, str]) -> tuple[str, str]:
+    try:
+        re.sub(*rule, "")
+    except (re.error, IndexError) as error:
+        raise ValueError(f"{rule[1][:80]!r} cannot replace what {rule[0][:80]!r} finds: {error}") from None
+    return rule
+
+
 _AS_TEXT = PlainSerializer(repr, return_type=str)
 NetworkText = Annotated[Any, _reader(NetworkConfig), _AS_TEXT]
 ScheduleText = Annotated[Any, _reader(Schedule), _AS_TEXT]
@@ -52,6 +60,7 @@ LevelsText = Annotated[Any, _reader(Levels), _AS_TEXT]
 WeightingText = Annotated[Any, _reader(Weighting), _AS_TEXT]
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Rule = Annotated[tuple[Pattern, str], AfterValidator(_rule)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -102,7 +111,7 @@ class DataConfig(Strict):
     unreadable: Share = 0.02
     leave_out: tuple[Pattern, ...] = ()
     repeat: dict[Pattern, Positive] = {}
-    rewrite: tuple[tuple[Pattern, str], ...] = ()
+    rewrite: tuple[Rule, ...] = ()
 
 
 class SampleConfig(Strict):

@@ -9,29 +9,22 @@ anybody must parse again. The picture is upright; what it had of transparency is
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import sys
 
 from PIL import Image, ImageOps
 
+from inkwash.data.encoded import open_encoded
+from inkwash.errors import DataError
+
 MEMORY = 2 << 30                                           # bytes of address space
 CPU_SEC = 20
 
 
 def decode(data: bytes, limit: int) -> Image.Image:
-    """The picture, in one of the modes above. Raises ValueError of (code, message)."""
-    if not data:
-        raise ValueError("image_unreadable", "the picture is empty")
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-    except Image.DecompressionBombError:
-        raise ValueError("image_too_large", f"the picture has more than {limit} pixels") from None
-    except Exception as error:                                                          # a damaged header raises almost anything
-        raise ValueError("image_format", f"the picture is not a PNG, JPEG or WebP image ({type(error).__name__})") from None
-    if image.width * image.height > limit:
-        raise ValueError("image_too_large", f"the picture is {image.width}x{image.height}; the limit is {limit} pixels")
+    """The picture, in one of the modes above. Raises DataError."""
+    image = open_encoded(data, "the picture", limit)
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
@@ -40,7 +33,7 @@ def decode(data: bytes, limit: int) -> Image.Image:
         clear = upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info
         return upright.convert("RGBA" if clear else "RGB")
     except Exception as error:                                                          # damaged data raises almost anything
-        raise ValueError("image_unreadable", f"the picture cannot be decoded: {error or type(error).__name__}") from None
+        raise DataError("image_unreadable", f"the picture cannot be decoded: {error or type(error).__name__}") from None
 
 
 def main() -> None:
@@ -51,8 +44,8 @@ def main() -> None:
     try:
         image = decode(sys.stdin.buffer.read(), int(sys.argv[1]))
         head, pixels = {"mode": image.mode, "width": image.width, "height": image.height}, image.tobytes()
-    except ValueError as error:
-        head, pixels = dict(zip(("code", "message"), error.args, strict=True)), b""
+    except DataError as error:
+        head, pixels = {"code": error.code, "message": error.message}, b""
     sys.stdout.buffer.write(json.dumps(head).encode() + b"\n" + pixels)
 
 
