@@ -24,6 +24,9 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_OF
          "GRADIO_ANALYTICS_ENABLED": "False", "RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True", "WANDB_MODE": "offline",
          "ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+# Threads that wait for one another spin first. By default so long that two programs with as many threads as cores each stop one another.
+PATIENCE = {"GOMP_SPINCOUNT": "20000"}
+
 AGAIN_SEC = 3.0
 
 COMMANDS = {
@@ -164,7 +167,7 @@ def _listen() -> None:
 
 def main() -> NoReturn:
     """The entry point."""
-    for name, value in QUIET.items():
+    for name, value in {**QUIET, **PATIENCE}.items():
         os.environ.setdefault(name, value)
     _listen()
     try:
