@@ -75,6 +75,7 @@ class OptimizerConfig(Strict):
     """AdamW, or Muon for hidden matrices and AdamW for the rest. Times in steps.
 
     schedule: constant; cosine (to `final` x lr at the end); wsd (constant, then linear to `final` x lr over the last `cooldown` steps).
+    `scale` multiplies the rates of parameters: by regular expressions over their names, the first that is found counts.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -87,6 +88,7 @@ class OptimizerConfig(Strict):
     warmup: NotNegative = 0
     cooldown: NotNegative = 0
     final: Share = 0.0
+    scale: dict[Pattern, Annotated[float, Field(gt=0)]] = {}
     clip: Annotated[float, Field(gt=0)] | None = 1.0
 
 
@@ -194,7 +196,9 @@ class DenoiserRun(RunConfig):
     """`autoencoder` and `text` are folders of finished parts; without them the run is on pixels, or told nothing.
 
     `text_network`, a TextEncoderConfig or a ClipTextConfig, is trained along with the denoiser instead of `text`, with a BPE of at most `vocab`
-    tokens. `coordinate` is how the network is told the noise level, by default Angle().
+    tokens. `start`, the folder or the embedded name of a finished model, is trained on: the run begins with its denoiser, and has its autoencoder
+    and its text encoder. `train_text` trains a finished text encoder along; `optimizer.scale` with "^text" gives it a rate of its own.
+    `coordinate` is how the network is told the noise level, by default Angle().
 
     `drop` is the share of conditions replaced by the null token; `sigma_data` the standard deviation of the data in model space; `card` what
     the model folder tells people, such as licence, credits and intended use.
@@ -213,13 +217,19 @@ class DenoiserRun(RunConfig):
     autoencoder: Path | None = None
     text: Path | None = None
     text_network: NetworkText | None = None
+    train_text: bool = False
+    start: str | None = None
     vocab: Annotated[int, Field(ge=259)] = 1024
     card: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _one_text(self) -> DenoiserRun:
+        if self.start is not None and (self.autoencoder, self.text, self.text_network) != (None, None, None):
+            raise ValueError("a run that starts from a model has its autoencoder and its text encoder; leave out autoencoder, text and text_network")
         if self.text is not None and self.text_network is not None:
             raise ValueError("give text, a finished part, or text_network, one that is trained along, not both")
+        if self.train_text and self.text is None and self.start is None:
+            raise ValueError("train_text trains a finished text encoder along; name one with text or start (a text_network is always trained)")
         return self
 
 

@@ -28,8 +28,9 @@ from inkwash.io.folder import save_info, save_part, save_tokenizer
 from inkwash.io.info import Defaults, ModelInfo, Sizes, count_words
 from inkwash.nn.clip_text import ClipTextConfig
 from inkwash.train.config import DenoiserRun
-from inkwash.train.features import Features, TextPart, read_codec, read_text, trained_tokenizer
+from inkwash.train.features import Features, TextPart, trained_tokenizer
 from inkwash.train.setting import Setting
+from inkwash.train.start import read_start
 from inkwash.train.task import Draw, Loss
 
 ROLE = "denoiser"
@@ -82,10 +83,17 @@ class DenoiserTask:
     def __init__(self, config: DenoiserRun, setting: Setting) -> None:
         require_solvable(config.prediction, config.process)
         self.config, self.setting = config, setting
-        self.codec = read_codec(config.autoencoder).to(setting.device)
-        text = self._new_text() if config.text_network is not None else read_text(config.text)
+        start = read_start(config)
+        self.codec = start.codec.to(setting.device)
+        text = self._new_text() if config.text_network is not None else start.text
+        if text is not None and config.train_text:
+            text = dataclasses.replace(text, trained=True)
         null = text.new_null() if text is not None else None
-        self.network: nn.Module = config.network.build().to(memory_format=torch.channels_last)
+        self.network: nn.Module = config.network.build()
+        for part, weights in ((self.network, start.network), (null, start.null)):
+            if part is not None and weights is not None:
+                part.load_state_dict(weights)
+        self.network.to(memory_format=torch.channels_last)
         setting.require_multiple(config, self.multiple)
         self.conditioner: Conditioner = TextConditioner(text.tokenizer, text.encoder, null) if text is not None else NoConditioner()
         self.text = text.encoder.requires_grad_(True) if text is not None and text.trained else None

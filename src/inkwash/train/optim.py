@@ -8,6 +8,7 @@ The learning rate is a function of the step alone, so there is no scheduler stat
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 import torch
@@ -41,6 +42,15 @@ def split(module: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Para
     return hidden, rest
 
 
+def by_scale(named: Mapping[str, nn.Parameter], scales: Mapping[str, float]) -> list[tuple[float, dict[str, nn.Parameter]]]:
+    """The parameters in groups of one scale: of the first pattern that is found in their names, 1 without one."""
+    groups: dict[float, dict[str, nn.Parameter]] = {}
+    for name, parameter in named.items():
+        scale = next((scale for pattern, scale in scales.items() if re.search(pattern, name)), 1.0)
+        groups.setdefault(scale, {})[name] = parameter
+    return list(groups.items())
+
+
 class Optimizers:
     """The optimizers of one role; their state is addressed by parameter name."""
 
@@ -50,12 +60,12 @@ class Optimizers:
         if config.kind == "adamw":
             hidden, rest = {}, {**hidden, **rest}
         self.parts: list[tuple[dict[str, nn.Parameter], Optimizer, float]] = []
-        if rest:
-            adam = torch.optim.AdamW(rest.values(), lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True)
-            self.parts.append((rest, adam, config.lr))
-        if hidden:
-            muon = torch.optim.Muon(hidden.values(), lr=config.muon_lr, weight_decay=config.weight_decay)
-            self.parts.append((hidden, muon, config.muon_lr))
+        for scale, named in by_scale(rest, config.scale):
+            adam = torch.optim.AdamW(named.values(), lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True)
+            self.parts.append((named, adam, scale * config.lr))
+        for scale, named in by_scale(hidden, config.scale):
+            muon = torch.optim.Muon(named.values(), lr=config.muon_lr, weight_decay=config.weight_decay)
+            self.parts.append((named, muon, scale * config.muon_lr))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
