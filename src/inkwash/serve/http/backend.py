@@ -1,29 +1,27 @@
-"""A worker process as the web process sees it: orders go out, events come back, and a worker that dies is replaced.
+"""A worker as the web process sees it: orders go out, events come back, and a worker that dies is replaced.
 
-    loading -> ready -> (dies) -> loading -> ready ...        broken: its model cannot be loaded; stopped: we are leaving
+    loading -> ready -> (dies) -> loading -> ready ...        broken: its model cannot be loaded
 
 An Order is one image. Its events are read by exactly one caller; whoever stops reading cancels it, and the worker drops its row before
-the next step. When the worker is lost, every open order is refused with `engine_restarted`.
+the next step. When the worker is lost, every open order is refused with `engine_restarted`. How frames travel is the business of a Link: to
+a process of this machine, or to replicas on many.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import math
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import inkwash.errors
 from inkwash.errors import InkwashError
 from inkwash.request import Request
 from inkwash.serve.admission import Rate
-from inkwash.serve.http.channel import Decoder, Frame
+from inkwash.serve.http.channel import Frame
 from inkwash.serve.http.errors import ApiError, from_code
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.raster import Start
@@ -97,23 +95,35 @@ class Order:
                 return
 
 
-class Backend:
-    """One worker process: a model on a device."""
+class Link(Protocol):
+    """The way to one engine, or to several equal ones."""
 
-    def __init__(self, name: str, launch: dict[str, Any], metrics: Metrics, changed: Callable[[], None]) -> None:
+    def send(self, frame: Frame) -> None:
+        """Sends a frame towards the engine; dropped where the way is lost, which `run` then tells by its end."""
+
+    async def run(self, take: Callable[[Frame], None]) -> None:
+        """One life, from its start to its loss: `take` is given all frames that come back."""
+
+    async def close(self) -> None:
+        """Waits until what `run` started is gone."""
+
+
+class Backend:
+    """A model, on whatever is at the end of a link: `engines` of them, `rate` is that of all."""
+
+    def __init__(self, name: str, link: Link, metrics: Metrics, changed: Callable[[], None]) -> None:
         self.name = name
-        self.launch = launch
+        self.link = link
         self.metrics = metrics
         self.changed = changed
         self.state = "loading"
         self.facts: dict[str, Any] = {}
         self.failure: InkwashError | None = None
+        self.engines = 1
         self.rate = Rate()
         self.live: dict[int, Order] = {}
         self._checks: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._numbers = count(1)
-        self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
 
     @property
     def backlog(self) -> int:
@@ -161,8 +171,7 @@ class Backend:
         self._send({"do": "preview", "id": order.number})
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(Frame(head, body).pack())
+        self.link.send(Frame(head, body))
 
     async def run(self) -> None:
         """Keeps a worker alive until cancelled; returns when its model cannot be loaded."""
@@ -179,22 +188,10 @@ class Backend:
             await asyncio.sleep(_BACKOFF_SEC[min(failed, len(_BACKOFF_SEC) - 1)])
 
     async def _once(self) -> None:
-        """One life of a worker, from start to end of file."""
-        ours, theirs = socket.socketpair()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "inkwash.serve.http.worker", str(theirs.fileno()),
-                                                                 pass_fds=(theirs.fileno(),), start_new_session=True,
-                                                                 stdin=asyncio.subprocess.DEVNULL)
+        """One life of the link."""
         try:
-            self._send({"do": "load", **self.launch})
-            decoder = Decoder()
-            with contextlib.suppress(ConnectionError):     # a killed worker resets the connection: the same as its end
-                while data := await reader.read(1 << 18):
-                    for frame in decoder.feed(data):
-                        self._take(frame)
+            await self.link.run(self._take)
         finally:
-            self._writer.close()
             orders, self.live = list(self.live.values()), {}
             lost = ApiError(503, "engine_restarted", "the engine was lost and is started again; ask again", retry_sec=5)
             for order in orders:
@@ -202,17 +199,7 @@ class Backend:
             for waiting in self._checks.values():
                 _settle(waiting, lost)
             self._measure()
-            await self._leave()
-
-    async def _leave(self) -> None:
-        """Waits for the process to end after its socket was closed; one that does not is killed."""
-        if self._process is None:
-            return
-        try:
-            await asyncio.wait_for(self._process.wait(), 5.0)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+            await self.link.close()
 
     def _take(self, frame: Frame) -> None:
         head = frame.head
@@ -228,6 +215,8 @@ class Backend:
             self.changed()
         elif head["is"] == "tick":
             self._tick(head)
+        elif head["is"] == "engines":
+            self._engines(head)
         elif head.get("id", 0) in self._checks:
             _settle(self._checks[head["id"]], (head["cost"], head["total"]) if head["is"] == "checked" else _failed(head))
         elif order is None:
@@ -235,6 +224,8 @@ class Backend:
         elif head["is"] == "accepted":
             order.total, order.cost = head["total"], head["cost"]
             order.events.put_nowait(Accepted())
+        elif head["is"] == "step":
+            self._step(order, head["done"])
         elif head["is"] == "preview":
             order.seen = frame.body
             order.events.put_nowait(Preview(head["step"], frame.body))
@@ -253,10 +244,21 @@ class Backend:
         self.metrics.occupancy.labels(self.name).observe(head["rows"])
         self.metrics.rows.labels(self.name).inc(head["rows"])
         for number, done in head["done"]:
-            order = self.live.get(number)
-            if order is not None and done > order.done:
-                order.done = done
-                order.events.put_nowait(Step(done, order.total))
+            if number in self.live:
+                self._step(self.live[number], done)
+        self._measure()
+
+    def _step(self, order: Order, done: int) -> None:
+        if done > order.done:                              # less is old news of an image that is made again
+            order.done = done
+            order.events.put_nowait(Step(done, order.total))
+
+    def _engines(self, head: dict[str, Any]) -> None:
+        """How many engines there are now, how fast all of them are, and what they did since the last time."""
+        self.engines, self.rate.value = head["engines"], head["rate"]
+        self.metrics.rows.labels(self.name).inc(head["rows"])
+        self.state = "ready" if self.engines else "loading"
+        self.changed()
         self._measure()
 
     def _end(self, order: Order, event: Made | ApiError) -> None:

@@ -22,10 +22,11 @@ from inkwash.errors import InkwashError, ResourceError, UsageError
 from inkwash.io.info import ModelInfo, find_model, read_info
 from inkwash.request import Request
 from inkwash.serve.http.admission import require_in_time, require_room, rows_of
-from inkwash.serve.http.backend import Backend, Order, Wish
+from inkwash.serve.http.backend import Backend, Link, Order, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.fields import MAX_IMAGES
 from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.process import Process
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.settings import Settings
 from inkwash.serve.store import open_store
@@ -61,9 +62,8 @@ class Service:
             info = read_info(folder)
             if info.name in self.models:
                 raise UsageError("two_models", f"two models are named {info.name!r}; serve one of them, or rename one in its inkwash.json")
-            launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
-            self.models[info.name] = Model(folder, info, [Backend(f"{info.name}@{device}", {**launch, "device": device}, metrics, self._changed)
-                                                          for device in settings.devices])
+            self.models[info.name] = Model(folder, info, [Backend(f"{info.name}@{where}", link, metrics, self._changed)
+                                                          for where, link in _links(settings, folder)])
         self.store = open_store(settings.db, settings.files)
         self.making: set[tuple[str, str]] = set()          # owner and Idempotency-Key of answers in work
         self._tasks: list[asyncio.Task[None]] = []
@@ -155,7 +155,8 @@ class Service:
             waiting = [order for order in worker.live.values() if not order.patient]
             backlog = math.ceil(sum(order.left for order in waiting))
             mine = sum(order.owner == owner for order in waiting)
-            require_room(len(waiting), mine, len(requests), self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(backlog))
+            require_room(len(waiting), mine, len(requests), self.settings.queue * worker.engines, self.settings.queue_per_key,
+                         worker.rate.seconds(backlog))
             due_sec = require_in_time(worker.rate, backlog, sum(costs), deadline_sec)
         return worker, [worker.submit(request, owner, cost, due_sec, wish, start, patient) for request, cost in zip(requests, costs)]
 
@@ -177,6 +178,12 @@ class Service:
         finally:
             for order in orders:
                 worker.cancel(order)
+
+
+def _links(settings: Settings, folder: Path) -> list[tuple[str, Link]]:
+    """Where the engines of a model are, and the ways to them."""
+    launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
+    return [(device, Process({**launch, "device": device})) for device in settings.devices]
 
 
 def draining() -> ApiError:

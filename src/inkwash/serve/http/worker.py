@@ -1,4 +1,4 @@
-"""The process that owns an engine: frames in, ticks, frames out. Started as `python -m inkwash.serve.http.worker FD`.
+"""What owns an engine: frames in, ticks, frames out. As a process of the machine: `python -m inkwash.serve.http.worker FD`.
 
 One thread: between two ticks everything that has arrived is read, so a cancelled row is gone before the next step. Before it says "ready" it
 has read the weights against their hashes, measured whether bits depend on company, and made a golden image alone and beside another one:
@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from inkwash.errors import InkwashError, VerifyError
@@ -48,36 +49,24 @@ class Item:
 
 
 class Worker:
-    """An engine at the end of a socket."""
+    """An engine behind frames: `handle` takes one, `tick` works, `send` is told what came of it."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.decoder = Decoder()
+    def __init__(self, send: Callable[[Frame], None]) -> None:
+        self.send = send
         self.items: dict[int, Item] = {}
         self.pipeline: Pipeline | None = None
         self.engine: Engine | None = None
 
-    def run(self) -> None:
-        """Works until the socket ends."""
-        while self._receive(wait=self.engine is None or not self.engine.pending):
-            if self.engine is not None and self.engine.pending:
-                self._tick(self.engine)
+    @property
+    def pending(self) -> bool:
+        """Whether `tick` has anything to do."""
+        return self.engine is not None and self.engine.pending
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
-        self.sock.sendall(Frame(head, body).pack())
+        self.send(Frame(head, body))
 
-    def _receive(self, wait: bool) -> bool:
-        """Handles what has arrived; False at the end."""
-        while select.select([self.sock], [], [], None if wait else 0)[0]:
-            data = self.sock.recv(1 << 16)
-            if not data:
-                return False
-            for frame in self.decoder.feed(data):
-                self._handle(frame)
-            wait = False
-        return True
-
-    def _handle(self, frame: Frame) -> None:
+    def handle(self, frame: Frame) -> None:
+        """Does what a frame says."""
         head = frame.head
         item = self.items.get(head.get("id", 0))
         if head["do"] == "load":
@@ -127,7 +116,9 @@ class Worker:
         except InkwashError as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
 
-    def _tick(self, engine: Engine) -> None:
+    def tick(self) -> None:
+        """One tick of the engine, and the word about it."""
+        engine = self._engine
         began, rows = time.perf_counter(), engine.rows_done
         ended = {finished.ticket.number: finished for finished in engine.tick()}
         done = []
@@ -215,5 +206,21 @@ def check_golden(pipeline: Pipeline, engine: Engine) -> str:
     return found
 
 
+def work(sock: socket.socket) -> None:
+    """A worker at the end of a socket, until it ends."""
+    worker, decoder = Worker(lambda frame: sock.sendall(frame.pack())), Decoder()
+    while True:
+        wait = not worker.pending
+        while select.select([sock], [], [], None if wait else 0)[0]:
+            data = sock.recv(1 << 16)
+            if not data:
+                return
+            for frame in decoder.feed(data):
+                worker.handle(frame)
+            wait = False
+        if worker.pending:
+            worker.tick()
+
+
 if __name__ == "__main__":
-    Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+    work(socket.socket(fileno=int(sys.argv[1])))

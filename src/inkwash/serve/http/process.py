@@ -1,0 +1,54 @@
+"""A link to a worker process of this machine, over a socket pair; the process ends with its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from inkwash.serve.http.channel import Decoder, Frame
+
+
+class Process:
+    """A worker process: a model on a device. `launch` is what it is told to load."""
+
+    def __init__(self, launch: dict[str, Any]) -> None:
+        self.launch = launch
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    def send(self, frame: Frame) -> None:
+        """Sends a frame to the process, if it lives."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frame.pack())
+
+    async def run(self, take: Callable[[Frame], None]) -> None:
+        """One life of a worker, from start to end of file."""
+        ours, theirs = socket.socketpair()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "inkwash.serve.http.worker", str(theirs.fileno()),
+                                                                 pass_fds=(theirs.fileno(),), start_new_session=True,
+                                                                 stdin=asyncio.subprocess.DEVNULL)
+        try:
+            self.send(Frame({"do": "load", **self.launch}))
+            decoder = Decoder()
+            with contextlib.suppress(ConnectionError):     # a killed worker resets the connection: the same as its end
+                while data := await reader.read(1 << 18):
+                    for frame in decoder.feed(data):
+                        take(frame)
+        finally:
+            self._writer.close()
+
+    async def close(self) -> None:
+        """Waits for the process to end after its socket was closed; one that does not is killed."""
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), 5.0)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
