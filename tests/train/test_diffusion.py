@@ -20,6 +20,7 @@ from inkwash.pipeline import Pipeline
 from inkwash.recipes.preview import preview
 from inkwash.train.config import validate
 from inkwash.train.diffusion import Histogram
+from inkwash.train.features import read_codec
 from inkwash.train.levels import StratifiedLevels
 from inkwash.train.log import read_log
 from inkwash.train.run import train
@@ -160,6 +161,8 @@ def test_the_whole_chain_of_parts(data: Path, tmp_path: Path) -> None:
     assert "accuracy_t9" in next(event for event in read_log(tmp_path / "classifier") if event["event"] == "validation")
     pipeline = Pipeline.from_pretrained(tmp_path / "run" / "model")
     assert pipeline("a red square", num_inference_steps=2, seed=1).images[0].size == (16, 16)
+    of_part, of_model = (read_codec(folder).state_dict() for folder in (tmp_path / "vae", tmp_path / "run" / "model"))
+    assert all(torch.equal(of_part[name], of_model[name]) for name in of_part)
 
 
 def test_l3_stored_statistics_give_unit_variance(data: Path, tmp_path: Path) -> None:

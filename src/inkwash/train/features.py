@@ -26,7 +26,8 @@ from inkwash.data.loader import Loader, Pick
 from inkwash.data.source import origin
 from inkwash.errors import CheckpointError
 from inkwash.io.durable import write_text
-from inkwash.io.folder import load_part, load_tokenizer, part_folder
+from inkwash.io.folder import load_info, load_part, load_tokenizer, part_folder
+from inkwash.io.info import INFO
 from inkwash.io.tensors import digest
 from inkwash.io.tensors import read_text as read_text_of
 from inkwash.nn.clip_text import ClipText
@@ -38,7 +39,7 @@ STATISTICS = "statistics.json"
 
 
 def read_codec(path: Path | None) -> Codec:
-    """The codec of a finished autoencoder: its run's folder, or the model folder inside. Pixels without one.
+    """The codec of a finished autoencoder: its run's folder, the model folder inside, or the folder of a whole model. Pixels without one.
 
     Raises CheckpointError: `no_part`, `model_damaged`, and those of `load_part`.
     """
@@ -46,6 +47,9 @@ def read_codec(path: Path | None) -> Codec:
         return Pixels()
     folder = part_folder(path, "vae")
     vae = load_part(folder, "vae")
+    if (folder / INFO).is_file():
+        info = load_info(folder)
+        return Latent(vae, info.mean, info.std, info.factor)  # type: ignore[arg-type]
     try:
         statistics = json.loads(read_text_of(folder, f"vae/{STATISTICS}"))
         return Latent(vae, statistics["mean"], statistics["std"], vae.config.factor)  # type: ignore[union-attr,arg-type]

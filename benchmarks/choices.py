@@ -1,0 +1,231 @@
+"""Which way to train the embedded model: along each axis of its recipes the ways are trained for the same processor time and compared.
+
+What counts is the processor time of the steps, of all threads; data and measuring are free. Every way starts from nothing, with the same
+pictures in the same order, at a constant rate, and averaged: each point of a curve is a fair end of a shorter run.
+
+Denoisers are compared in one unit whatever they predict: the error of x0 on held-out pictures, E |x0' - x0|^2 (1 + SNR), for v its loss, over
+the same noise at ten levels of equal distance in log SNR. Differences from the base are paired by picture. Beside it stands the share of garments
+and colours that come as asked, by judges that no run has seen. Autoencoders are compared by PSNR on held-out pictures.
+
+    python choices.py --emoji FILE --clothing FILE --out FILE.json [--axis NAME ...] [--seconds 240] [--num 48]
+
+keeps what is finished: the same command goes on with the ways that are missing. `choices_axes.py` lists the ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import mini_garments
+import torch
+from choices_axes import AUTOENCODER, DENOISER, Ways
+from harness import machine
+from mini import commit
+from mini_bench import open_bench
+from torch import Tensor
+
+from inkwash.cond import Cond
+from inkwash.core.level import Gauge
+from inkwash.core.noise import generator
+from inkwash.data.choice import choose
+from inkwash.data.heldout import hold_out
+from inkwash.data.item import Source
+from inkwash.data.source import open_source
+from inkwash.data.transform import decode, fit
+from inkwash.evaluate.metrics.interval import mean_interval
+from inkwash.io.folder import load_part
+from inkwash.io.info import find_model
+from inkwash.pipeline import Pipeline
+from inkwash.train.config import RunConfig, read_recipe
+from inkwash.train.distributed import Group
+from inkwash.train.run import build_task, export
+from inkwash.train.setting import Setting
+from inkwash.train.trainer import Trainer
+
+RECIPES = {"mini-denoiser-more": DENOISER, "mini-autoencoder": AUTOENCODER}
+SHARES = (0.25, 0.5, 1.0)                                  # of the time, where a curve has its points
+PROBE = 10                                                 # steps that are timed to know how many fit
+LAMBDAS = torch.linspace(-3.0, 3.0, 10, dtype=torch.float64)   # half log SNR
+COMMON = ("optimizer.schedule=constant", "optimizer.warmup=50", "optimizer.cooldown=0", "validate_every=0", "sample.every=0")
+
+
+class Data:
+    """Training and held-out pictures, the same for every way."""
+
+    def __init__(self, paths: Sequence[str], size: int, count: int) -> None:
+        self.source = open_source(paths)
+        self.training, held_out = hold_out(self.source, count)
+        assert held_out is not None
+        self.held_out: Source = held_out
+        self.images = torch.stack([fit(decode(held_out[i], hint=size), size) for i in range(len(held_out))])
+        self.captions = [held_out.caption(i) for i in range(len(held_out))]
+
+
+def timed(config: RunConfig, data: Data, folder: Path, cache: Path, seconds: float) -> tuple[RunConfig, Setting]:
+    """The run with as many steps as fit into `seconds` of processor time, and where it happens."""
+    training = choose(data.training, config.data.leave_out, config.data.repeat)
+    setting = Setting(training, data.held_out, cache, folder, torch.device("cpu"))
+    torch.manual_seed(config.seed)
+    task = build_task(config, setting)
+    try:
+        trainer, times = Trainer(task, config, Group(alone=True)), []
+        for _ in range(PROBE):
+            start = time.process_time()
+            trainer.run_step()
+            times.append(time.process_time() - start)
+    finally:
+        task.close()
+    return config.model_copy(update={"steps": max(len(SHARES), round(seconds / statistics.median(times[2:])))}), setting
+
+
+@torch.no_grad()
+def errors(model: Path, data: Data) -> Tensor:
+    """The error of x0 of every held-out picture (N,), in units of the loss of v, mean over LAMBDAS."""
+    pipe = Pipeline.from_pretrained(model)
+    x0 = torch.cat([pipe.codec.encode(part).x for part in data.images.split(16)])
+    cond = pipe.conditioner(data.captions)
+    total = torch.zeros(len(x0), dtype=torch.float64)
+    for number, lam in enumerate(LAMBDAS):
+        level = Gauge.VP.split(lam.expand(len(x0)))
+        x = level.mix(x0, torch.randn(x0.shape, generator=generator(0, number, 0, "choices")))
+        for rows in torch.arange(len(x0)).split(32):
+            there = type(level)(level.alpha[rows], level.sigma[rows])
+            guess = pipe.denoiser(x[rows], there, Cond({name: value[rows] for name, value in cond.items()}))
+            total[rows] += (guess - x0[rows]).double().square().flatten(1).mean(1) / there.sigma.square()
+    return total / len(LAMBDAS)
+
+
+@torch.no_grad()
+def psnr(model: Path, data: Data) -> Tensor:
+    """PSNR in dB of every held-out picture (N,) after an autoencoder."""
+    vae: Any = load_part(model, "vae")
+    found = []
+    for part in data.images.split(16):
+        signed = part.float() / 127.5 - 1
+        back = ((vae.decode(vae.encode(signed)[0]).clamp(-1, 1) + 1) * 127.5).round()
+        found.append(10 * torch.log10(255**2 / (back - part).double().square().flatten(1).mean(1).clamp(min=1e-12)))
+    return torch.cat(found)
+
+
+def trained(config: RunConfig, data: Data, folder: Path, cache: Path, seconds: float) -> dict[str, Any]:
+    """One way: its points, and the model in `folder`/model."""
+    config, setting = timed(config, data, folder, cache, seconds)
+    of = errors if config.task == "denoiser" else psnr
+    torch.manual_seed(config.seed)
+    task = build_task(config, setting)
+    points: list[dict[str, Any]] = []
+    each = torch.zeros(0)
+    try:
+        trainer, spent = Trainer(task, config, Group(alone=True)), 0.0
+        marks = [max(1, round(share * config.steps)) for share in SHARES]
+        while trainer.step < config.steps:
+            start = time.process_time()
+            if trainer.run_step().get("skipped"):
+                return {"failed": f"step {trainer.step} was not finite", "points": points}
+            spent += time.process_time() - start
+            if trainer.step in marks:
+                export(trainer, setting)
+                each = of(folder / "model", data)
+                points.append({"seconds": round(spent, 1), "samples": trainer.step * config.batch, "value": float(each.mean())})
+                print(f"  {points[-1]}", flush=True)
+        weights = sum(p.numel() for module in task.roles.values() for p in module.parameters())
+    finally:
+        task.close()
+    return {"points": points, "parameters": weights, "each": [round(float(one), 6) for one in each]}
+
+
+def judged(model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Shares of garments and of colours as asked."""
+    bench = open_bench(str(model), args.emoji, args.clothing, None, args.folder / "pictures")
+    made = mini_garments.judged(bench, args.num)
+    found = mini_garments.shares(mini_garments.hits(mini_garments.read(made.samples.pictures), [one.prompt for one in made.samples.requests]))
+    return {kind: share._asdict() for kind, share in zip(mini_garments.KINDS, found, strict=True)}
+
+
+def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespace, found: dict[str, Any]) -> None:
+    """All ways of one axis that are not in `found` yet."""
+    parts = find_model(args.parts)
+    fixed = (f"autoencoder={parts}", f"text={parts}", "batch=128") if recipe == "mini-denoiser-more" else ()
+    for way, settings in ways.items():
+        key = f"{recipe}: {name}: {way}" if settings else f"{recipe}: base"
+        if key in found["ways"]:
+            continue
+        print(key, flush=True)
+        folder = args.folder / "runs" / key.replace(" ", "-").replace("/", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        one = trained(read_recipe(recipe, [*COMMON, *fixed, *settings]), data, folder, args.folder / "cache", args.seconds)
+        if recipe == "mini-denoiser-more" and args.num and "failed" not in one:
+            one["judged"] = judged(folder / "model", args)
+        found["ways"][key] = {"settings": list(settings), **one}
+        save(args.out, found)
+
+
+def rows(name: str, ways: Ways, recipe: str, found: dict[str, Any]) -> list[str]:
+    """The table of one axis, as far as it is measured."""
+    base = found["ways"].get(f"{recipe}: base")
+    unit = "x0 error" if recipe == "mini-denoiser-more" else "PSNR, dB"
+    points = " | ".join(f"{unit} after {share:g} of the time" for share in SHARES)
+    lines = [f"## {name}", "", f"| way | {points} | less the base | samples | garment | colour |", "|---" * (len(SHARES) + 5) + "|"]
+    for way, settings in ways.items():
+        one = found["ways"].get(f"{recipe}: {name}: {way}" if settings else f"{recipe}: base")
+        if one is None:
+            continue
+        cells = [f"{point['value']:.4f}" for point in one["points"]] + [one.get("failed", "-")] * (len(SHARES) - len(one["points"]))
+        less = "-"
+        if settings and base and "each" in one and len(one["each"]) == len(base["each"]):
+            gap = mean_interval(torch.tensor(one["each"]) - torch.tensor(base["each"]))
+            less = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
+        shares = [f"{100 * one['judged'][kind]['value']:.0f} %" if "judged" in one else "-" for kind in ("garment", "colour")]
+        lines.append(f"| {way} | {' | '.join(cells)} | {less} | {one['points'][-1]['samples'] if one['points'] else 0:,} | {' | '.join(shares)} |")
+    return [*lines, ""] if len(lines) > 4 else []
+
+
+def save(out: Path, found: dict[str, Any]) -> None:
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    about = found["about"]
+    lines = ["# Choices for the embedded model, at equal compute", "",
+             f"{about['date']}, {about['machine']}, commit {about['commit']}; every way {about['seconds']:g} processor-seconds, seed 0; "
+             f"`{about['command']}`.", "",
+             "Differences are of the same held-out pictures and noise, with 95 % intervals over pictures; the noise of training is not in them: "
+             "one seed.", ""]
+    for recipe, axes in RECIPES.items():
+        for name, ways in axes.items():
+            lines += rows(name, ways, recipe, found)
+    out.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--emoji", required=True)
+    parser.add_argument("--clothing", required=True)
+    parser.add_argument("--scenes", nargs="*", default=["scenes:2000,objects=1..2"])
+    parser.add_argument("--axis", nargs="+", choices=[*DENOISER, *AUTOENCODER], default=[*DENOISER, *AUTOENCODER])
+    parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each way")
+    parser.add_argument("--num", type=int, default=48, help="garments drawn by each denoiser; 0 for none")
+    parser.add_argument("--parts", default="mini", help="the model whose autoencoder and text encoder the denoisers have")
+    parser.add_argument("--out", type=Path, default=here / f"{date.today().isoformat()}-choices.json")
+    parser.add_argument("--folder", type=Path, default=here.parent / "outputs" / "choices", help="where runs and pictures are kept")
+    args = parser.parse_args()
+    told = {"date": date.today().isoformat(), "machine": machine(), "commit": commit(), "seconds": args.seconds,
+            "command": f"python choices.py --emoji emoji.parquet --clothing clothing-train.parquet --seconds {args.seconds:g} --num {args.num}"}
+    found: dict[str, Any] = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {"about": told, "ways": {}}
+    if found["about"]["seconds"] != args.seconds:
+        before = f"{found['about']['seconds']:g}"
+        raise SystemExit(f"{args.out} is of {before} seconds a way; name another file with --out, or give --seconds {before}")
+    data = Data([args.emoji, args.clothing, *args.scenes], 128, 128)
+    for recipe, axes in RECIPES.items():
+        for name in axes:
+            if name in args.axis:
+                axis(name, axes[name], recipe, data, args, found)
+
+
+if __name__ == "__main__":
+    main()
