@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
-from serving import COMMAND, Running, running
+from serving import COMMAND, Running, running, wait
 
 from inkwash.errors import UsageError
 from inkwash.serve.admission import Rate
-from inkwash.serve.http.admission import require_in_time, require_room
+from inkwash.serve.http.admission import MARGIN, require_in_time, require_room
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.keys import Keys, new_key, presented
 from inkwash.serve.http.server import HEAD_SEC
@@ -170,6 +170,7 @@ def test_logs_have_ids_and_no_prompts(server: Running, key: tuple[Path, str]) ->
     found = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "a secret wish", "steps": 1},
                         headers={"authorization": f"Bearer {key[1]}"}, timeout=250)
     assert found.status_code == 200
+    wait(lambda: found.headers["x-request-id"] in server.err.read_text(), 60)           # the line follows the answer
     [line] = [line for line in server.log if line.get("id") == found.headers["x-request-id"]]
     assert (line["route"], line["status"], line["owner"]) == ("/v1/images/generations", 200, "alice")
     assert "secret wish" not in server.err.read_text()
@@ -234,14 +235,19 @@ def test_key_files(tmp_path: Path) -> None:
 
 def test_admission_counts_rows() -> None:
     rate = Rate()
-    require_in_time(rate, 10**6, 10**6, 0.001)             # nothing is known yet, so nothing is refused
+    require_in_time(rate, 10**6, 10**6, 10**6, 0.001)             # nothing is known yet, so nothing is refused
     rate.add(100, 1.0)
-    assert require_in_time(rate, 100, 100, 2.1) == 2.1
-    assert require_in_time(rate, 0, 300, 2.0) is None      # an idle engine may try, or one bad measure would refuse for ever
+    assert require_in_time(rate, 100, 100, 1, 2.0 * MARGIN) == 2.0 * MARGIN
+    assert require_in_time(rate, 0, 300, 100, 2.0) is None      # an idle engine may try, or one bad measure would refuse for ever
     for backlog, cost, status in ((101, 100, 503), (0, 3000, 400)):
         with pytest.raises(ApiError) as found:
-            require_in_time(rate, backlog, cost, 2.0)
+            require_in_time(rate, backlog, cost, 1, 2.0 * MARGIN)
         assert (found.value.status, found.value.retry_sec is not None) == (status, status == 503)
+    assert rate.tick == 100
+    for steps, later in ((1, 0), (2, 50), (1000, 100)):    # half of what others have of the ticks that it takes part in comes before it
+        assert require_in_time(rate, 100, 100, steps, (2.0 + later / 100) * MARGIN) is not None
+        with pytest.raises(ApiError, match="deadline"):
+            require_in_time(rate, 100, 100, steps, (1.99 + later / 100) * MARGIN)
     require_room(3, 1, 1, 4, 2, 0.0)
     for live, mine, asked, status in ((4, 0, 1, 503), (2, 2, 1, 429), (0, 0, 3, 400)):
         with pytest.raises(ApiError) as found:

@@ -46,8 +46,17 @@ def live(server: Running, number: int) -> None:
 
 
 def test_a_full_queue_refuses_at_once(server: Running) -> None:
+    url, keyed = f"{server.url}/v1/images/generations", {"prompt": "a cone", "steps": 1}
+    header = {"idempotency-key": "before"}
+    before = httpx2.post(url, json=keyed, headers=header, timeout=250)
     asked = [Asked(server, steps=LONG) for _ in range(3)]
     live(server, 3)
+    unread = httpx2.post(url, content=b"{", timeout=250)
+    assert (unread.status_code, unread.json()["error"]["code"]) == (503, "server_overloaded"), "nothing of it is parsed"
+    large = httpx2.post(f"{server.url}/v1/images/edits", content=b"x" * (1 << 20), timeout=250)
+    assert (large.status_code, large.json()["error"]["code"]) == (503, "server_overloaded")
+    again = httpx2.post(url, json=keyed, headers=header, timeout=250)
+    assert (before.status_code, again.content, again.headers["idempotent-replayed"]) == (200, before.content, "true")
     refused = [Asked(server, steps=1).answer() for _ in range(5)]
     for found in refused:
         assert (found.status_code, found.json()["error"]["code"]) == (503, "server_overloaded")
@@ -72,8 +81,9 @@ def test_meters_tell_what_happened(server: Running) -> None:
     assert meter(server.url, "inkwash_images_total", end="made") >= 4
     assert meter(server.url, "inkwash_rows_total") >= 2 * (3 * LONG + 2 * LONG)
     assert meter(server.url, "inkwash_rows_per_second") > 0
-    assert meter(server.url, "inkwash_refused_total", code="server_overloaded") == 5
-    assert meter(server.url, "inkwash_http_requests_total", route="/v1/images/generations", status="200") == 4
+    assert meter(server.url, "inkwash_refused_total", code="server_overloaded") == 7
+    assert meter(server.url, "inkwash_http_requests_total", route="/v1/images/generations", status="200") == 6
+    assert meter(server.url, "inkwash_http_requests_total", route="/v1/images/generations", status="503") >= 6
 
 
 def test_a_lost_worker_is_replaced(server: Running) -> None:

@@ -98,11 +98,13 @@ def test_short_jobs_first_lowers_the_mean() -> None:
     assert means[ShortestRemaining()] < 0.7 * means[FirstCome()]
 
 
-def test_overload_is_refused_and_the_rest_is_in_time() -> None:
-    """Ten times the capacity: goodput stays at nine tenths of what full batches do."""
+@pytest.mark.parametrize(("deadline", "server"), [(5.0, Server()), (5.0, Server(queue=1000, queue_per_key=1000)),
+                                                  (10.0, Server(queue=1000, queue_per_key=1000))], ids=("full", "late", "later"))
+def test_overload_is_refused_and_the_rest_is_in_time(deadline: float, server: Server) -> None:
+    """Ten times the capacity, refused for the queue or for the deadline: goodput stays at nine tenths of what full batches do."""
     capacity = divide(1.0, 10 * 2 * BATCHING.row_sec() + BATCHING.image_sec, 0.0).images_per_sec
-    arrivals = poisson(10 * capacity, 4000, 7, [{"steps": 10, "guidance": 3.0}], 5.0)
-    row = row_of(simulate(arrivals, BATCHING, 1, Server()), 1, 0.0)
+    arrivals = poisson(10 * capacity, 4000, 7, [{"steps": 10, "guidance": 3.0}], deadline)
+    row = row_of(simulate(arrivals, BATCHING, 1, server), 1, 0.0)
     assert row.refused > 0.85
     assert row.late < 0.001
     assert row.images_per_sec > 0.9 * capacity
@@ -123,7 +125,11 @@ def test_the_articles_arithmetic() -> None:
     assert free.division.images_per_sec == pytest.approx(4 / 3)
     assert free.division.busy == pytest.approx(12.5 / 13)
     assert any("no gain from batching it is 50 workers, with a gain of 1.5 it is 34" in note for note in free.notes)
-    assert any(note.startswith("the workers are 96% busy; with a fifth more traffic") for note in free.notes)
+    assert free.least is not None
+    assert 16 <= free.least <= 20, "a server that is 96% busy cannot promise 10 s when a tick takes 3"
+    roomy = plan(arrivals, PER_MINUTE, Curve(seconds={1: 3.0, 4: 3.0}), Server(), 3.0, 13)
+    assert roomy.rows[0].kept > 0.98
+    assert any(note.startswith("the workers are 96% busy; with a fifth more traffic") for note in roomy.notes)
     slow = plan(arrivals, PER_MINUTE, Curve(seconds={1: 2.0}), Server(), 3.0)
     assert slow.division.workers == 34
     assert 100 * slow.division.image_cost == pytest.approx(1 / 6)                       # cents

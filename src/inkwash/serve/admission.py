@@ -25,17 +25,19 @@ class Refused(ResourceError):
 
 
 class Rate:
-    """Network rows in a second of work, a mean that forgets."""
+    """Network rows in a second of work, and in a tick, as means that forget."""
 
     def __init__(self) -> None:
-        self.value = 0.0                                   # 0: not yet measured
+        self.value = 0.0                                   # a second; 0: not yet measured
+        self.tick = 0.0
 
     def add(self, rows: int, seconds: float) -> None:
         """One tick's work."""
         if rows > 0 and seconds > 0:
             keep = math.exp(-seconds / MEMORY_SEC) if self.value else 0.0
             self.value = keep * self.value + (1.0 - keep) * rows / seconds
+            self.tick = keep * self.tick + (1.0 - keep) * rows
 
-    def seconds(self, rows: int) -> float:
+    def seconds(self, rows: float) -> float:
         """How long `rows` take; 0 before the first measurement."""
         return rows / self.value if self.value else 0.0

@@ -1,8 +1,8 @@
 """A load over real HTTP, open loop: every request is sent when its time has come, whatever became of the ones before it.
 
 Latency counts from the intended start, so a server that stalls is charged for the requests that it kept from being sent on time; to time from
-the actual sending is the mistake called coordinated omission. Each request has a thread and a connection of its own. `lag` says how far the
-generator itself was behind: where it is not small, the generator and not the server was measured.
+the actual sending is the mistake called coordinated omission. Each request under way has a thread and a connection of its own, which the next one
+takes over. `lag` says how far the generator itself was behind: where it is not small, the generator and not the server was measured.
 
 An image depends on its request alone, so an answer is proved right by asking again when nobody else asks: the pixels must be the same.
 """
@@ -14,8 +14,10 @@ import io
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -28,6 +30,7 @@ from inkwash.serve.plan.traffic import Arrival
 
 REFUSALS = (429, 503)
 LATE = 504
+IDLE_SEC = 2.0                                             # after which a connection is not used again, for a server may close it meanwhile
 GRACE_SEC = 30.0                                           # beyond a deadline, after which no answer is expected any more
 
 
@@ -52,16 +55,37 @@ class Target:
             raise UsageError("bad_url", f"give the address of a server, such as http://127.0.0.1:8000, got {url[:80]!r}")
         self.connect = HTTPConnection if parts.scheme == "http" else HTTPSConnection
         self.host, self.port = parts.hostname, parts.port
-        self.headers = {"Content-Type": "application/json", "Connection": "close", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self._idle: deque[tuple[HTTPConnection, float]] = deque()   # and since when
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_sec: float = 60.0) -> tuple[int, bytes]:
-        """Status and body of an answer. Raises OSError, HTTPException."""
-        link = self.connect(self.host, self.port, timeout=timeout_sec)
+        """Status and body of an answer, on a connection that was just idle or a new one. Raises OSError, HTTPException."""
+        link = self._link(timeout_sec)
         try:
-            link.request(method, path, None if body is None else json.dumps(body), self.headers)
+            link.request(method, path, None if body is None else json.dumps(body).encode(), self.headers)
             answer = link.getresponse()
-            return answer.status, answer.read()
-        finally:
+            found = answer.status, answer.read()
+        except BaseException:
+            link.close()
+            raise
+        if link.sock is not None:                          # None: the server wants no more on this one
+            self._idle.append((link, time.monotonic()))
+        return found
+
+    def close(self) -> None:
+        """Ends the idle connections."""
+        while self._idle:
+            self._idle.pop()[0].close()
+
+    def _link(self, timeout_sec: float) -> HTTPConnection:
+        while True:
+            try:
+                link, since = self._idle.pop()
+            except IndexError:
+                return self.connect(self.host, self.port, timeout=timeout_sec)
+            if time.monotonic() - since < IDLE_SEC:
+                link.sock.settimeout(timeout_sec)
+                return link
             link.close()
 
     def read(self, path: str) -> bytes:
@@ -89,6 +113,38 @@ class Target:
         return Sent(arrival, lag, seconds, status, "", picture["pixel_sha256"], base64.b64decode(picture["b64_json"]) if keep else b"")
 
 
+class Crew:
+    """Threads, as many as there are calls under way at once; the end of the block waits for all calls."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._free = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Makes a call at once, in a thread that is free or a new one."""
+        if not self._free.acquire(blocking=False):
+            self._threads.append(threading.Thread(target=self._work, daemon=True))
+            self._threads[-1].start()
+        self._calls.put(call)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            finally:
+                self._free.release()
+
+
 def run(target: Target, arrivals: Sequence[Arrival], sample: int) -> list[Sent]:
     """Sends the arrivals at their times and returns what became of each, in order; the pictures of about `sample` of them are kept."""
     every = max(1, len(arrivals) // max(1, sample))
@@ -99,13 +155,11 @@ def run(target: Target, arrivals: Sequence[Arrival], sample: int) -> list[Sent]:
         arrival = arrivals[number]
         found[number] = target.image(arrival, start + arrival.at, sample > 0 and number % every == 0)
 
-    threads = []
-    for number, arrival in enumerate(arrivals):
-        time.sleep(max(0.0, start + arrival.at - time.perf_counter()))
-        threads.append(threading.Thread(target=send, args=(number,), daemon=True))
-        threads[-1].start()
-    for thread in threads:
-        thread.join()
+    with Crew() as crew:
+        for number, arrival in enumerate(arrivals):
+            time.sleep(max(0.0, start + arrival.at - time.perf_counter()))
+            crew.do(lambda number=number: send(number))
+    target.close()
     missing = sum(one is None for one in found)
     if missing:
         raise ResourceError("load_failed", f"{missing} requests got an answer that could not be read; is it inkwash serve?")

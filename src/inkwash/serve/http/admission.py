@@ -1,8 +1,12 @@
 """Whether a request can be finished in time, told before it costs anything.
 
 The engine refuses what would be late; here that is known without asking it, for it may be in the middle of a step. An engine does r network
-rows a second, measured while it works, and owes B rows to the images that it has accepted; one more image of c rows is finished after about
-(B + c) / r seconds. A caller who cannot wait so long is told at once how long to stay away, and the machine works only on what will be used.
+rows a second, measured while it works, and owes B rows to the images that it has accepted. An image of c rows in k steps waits for those, then
+takes part in k ticks of t rows; of these k t rows c are its own, and of the others about half belong to images that came later. So it is
+finished after about (B + c + min(B, (k t - c) / 2)) / r seconds. A caller who cannot wait so long is told at once how long to stay away.
+
+Under overload the line is always as long as it may be. Were it allowed to be as long as the deadline, every image would end about at its
+deadline, many of them after it, and the work on these would be lost; so a prediction must leave a part of the deadline unused.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from inkwash.serve.admission import Rate
 from inkwash.serve.http.errors import ApiError
 
 HOPELESS = 10.0
+MARGIN = 1.1                                               # how much longer than predicted it may take and still be in time
 
 
 def rows_of(steps: int, guidance: float | str, width: int, height: int, default: tuple[int, int]) -> int:
@@ -31,19 +36,22 @@ def require_room(live: int, mine: int, asked: int, queue: int, queue_per_key: in
             raise ApiError(status, code, f"{have} {text.format(limit)}; try again later", retry_sec=max(1.0, wait_sec))
 
 
-def require_in_time(rate: Rate, backlog: int, cost: int, deadline_sec: float) -> float | None:
+def require_in_time(rate: Rate, backlog: int, cost: int, steps: int, deadline_sec: float) -> float | None:
     """The deadline for the engine: None where an idle one shall try although its measure says that it would be late.
 
-    A measure that was taken on a bad day could otherwise refuse everything for ever, for only work corrects it. Raises ApiError 503
-    `deadline_unreachable` with the predicted wait, or 400 when even an idle server would be ten times too late.
+    `backlog` are the rows of others, `cost` those of the request, made in `steps` steps. A measure that was taken on a bad day could otherwise
+    refuse everything for ever, for only work corrects it. Raises ApiError 503 `deadline_unreachable` with the predicted wait, or 400 when even
+    an idle server would be ten times too late.
     """
-    alone, wait = rate.seconds(cost), rate.seconds(backlog + cost)
+    alone = rate.seconds(cost)
     if alone > HOPELESS * deadline_sec:
         raise ApiError(400, "deadline_impossible", f"this takes about {alone:.3g} s on an idle server, and the deadline is {deadline_sec:.3g} s; "
                                                    "ask for fewer steps, a smaller size or fewer images, or for more time", "deadline_ms")
     if backlog == 0:
         return deadline_sec if alone <= deadline_sec else None
-    if wait > deadline_sec:
-        raise ApiError(503, "deadline_unreachable", f"finished after about {wait:.3g} s, and the deadline is {deadline_sec:.3g} s; try again later",
-                       retry_sec=wait - deadline_sec)
+    later = min(backlog, max(0.0, steps * rate.tick - cost) / 2)
+    wait = rate.seconds(backlog + cost + later)
+    if MARGIN * wait > deadline_sec:
+        raise ApiError(503, "deadline_unreachable", f"finished after {wait:.3g} to {MARGIN * wait:.3g} s, and the deadline is {deadline_sec:.3g} s; "
+                                                    "try again later", retry_sec=MARGIN * wait - deadline_sec)
     return deadline_sec

@@ -24,6 +24,7 @@ from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
 
 UPLOADS = frozenset(("/v1/images/edits", "/v1/jobs", "/sdapi/v1/img2img", "/sdapi/v1/png-info"))
+WAITING = frozenset(("/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img", "/sdapi/v1/img2img"))    # their callers wait for images
 
 
 def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
@@ -60,7 +61,7 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
     def cap_of(path: str) -> int:
         return 1024 * (settings.upload_kib if path in UPLOADS else settings.body_kib)
 
-    return Guard(app, settings, keys, metrics, cap_of), service
+    return Guard(app, settings, keys, metrics, cap_of, WAITING, service.require_any_room), service
 
 
 async def _api_error(http: HttpRequest, error: Exception) -> Response:

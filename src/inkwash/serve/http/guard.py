@@ -4,6 +4,7 @@
     Origin    absent, our own or an allowed one; "null" is nobody; Sec-Fetch-Site must agree
     key       when keys are set: before any route is looked up, so that nothing can be probed
     body      read whole, within a cap and a time, before anything parses it
+    room      a full queue refuses whatever is asked: half of the work of a refusal further in, and a large body stays unread
 
 Each answer has an X-Request-Id, and each request one line in the log and the meters. What is refused here never reaches a route.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -68,14 +70,20 @@ class Answer:
 
 
 class Guard:
-    """ASGI middleware around the whole application. `cap_of(path)` is the largest body of a path, in bytes."""
+    """ASGI middleware around the whole application.
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys | None, metrics: Metrics, cap_of: Callable[[str], int]) -> None:
+    `cap_of(path)` is the largest body of a path, in bytes. On the paths of `waiting`, `require_room(owner)` refuses before anything is parsed.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys | None, metrics: Metrics, cap_of: Callable[[str], int],
+                 waiting: frozenset[str], require_room: Callable[[str], None]) -> None:
         self.app = app
         self.settings = settings
         self.keys = keys
         self.metrics = metrics
         self.cap_of = cap_of
+        self.waiting = waiting
+        self.require_room = require_room
         self.active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +107,13 @@ class Guard:
                 await answer.preflight()
                 return
             self._admit(scope, headers)
-            body = await self._body(scope, receive)
+            # with an Idempotency-Key it may have been answered already, and is answered again
+            new = scope["method"] == "POST" and scope["path"] in self.waiting and "idempotency-key" not in headers
+            if new and _length(scope) > 1024 * self.settings.body_kib:
+                self.require_room(scope["state"]["owner"])
+            body = await self._body(scope, receive)        # a small one in any case: bytes unread at the end can cost a client its answer
+            if new:
+                self.require_room(scope["state"]["owner"])
             await self.app(scope, _replay(body, receive), answer)
         except ApiError as error:
             refused = error.code
@@ -158,8 +172,7 @@ class Guard:
         """The whole body. Raises ApiError 413 before more than the cap is read, 408 when it comes too slowly."""
         cap = self.cap_of(scope["path"])
         error = ApiError(413, "body_too_large", f"the body may have at most {cap} bytes")
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > cap:
+        if _length(scope) > cap:
             raise error
         parts, size = [], 0
         try:
@@ -178,7 +191,7 @@ class Guard:
             raise ApiError(408, "body_too_slow", f"the body must arrive within {self.settings.body_sec:g} s") from None
 
     def _record(self, scope: Scope, answer: Answer, sec: float, refused: str | None) -> None:
-        route = getattr(scope.get("route"), "path", "other")
+        route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self.waiting else "other")
         code = refused or scope["state"].get("code")
         self.metrics.requests.labels(route, scope["method"] if scope["method"] in _METHODS else "other", answer.status).inc()
         self.metrics.seconds.labels(route).observe(sec)
@@ -194,6 +207,12 @@ def _headers(scope: Scope) -> dict[str, list[str]]:
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
     return found
+
+
+def _length(scope: Scope) -> float:
+    """Bytes of the body by its header, 0 without one, infinite where that is no number."""
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(length) if length.isdigit() else math.inf
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -144,20 +144,40 @@ class Service:
             raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
         return min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
 
+    def require_any_room(self, owner: str) -> None:
+        """Refuses what no worker of any model can take, whatever is asked, so that nothing of it need be read. Raises ApiError 429, 503."""
+        if self.draining:
+            raise draining()
+        refusal: ApiError | None = None
+        for model in self.models.values():
+            for worker in model.workers:
+                if worker.state == "ready":
+                    try:
+                        self._require_room(worker, owner, 1)
+                        return
+                    except ApiError as error:
+                        refusal = error
+        if refusal is not None:
+            raise refusal
+
+    def _require_room(self, worker: Backend, owner: str, asked: int) -> int:
+        """The rows that come before `asked` further images. Raises ApiError when there is no room for these."""
+        waiting = [order for order in worker.live.values() if not order.patient]
+        backlog = math.ceil(sum(order.left for order in waiting))
+        mine = sum(order.owner == owner for order in waiting)
+        require_room(len(waiting), mine, asked, self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(backlog))
+        return backlog
+
     def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,
               patient: bool = False) -> tuple[Backend, list[Order]]:
         """The orders of the requests, on the worker that will be finished first. Raises ApiError when they are too many or too late."""
         worker = self.ready_worker(model)
         share = 1.0 if start is None else start.strength
-        costs = [rows_of(max(1, round(share * r.steps)), r.guidance, r.width, r.height, model.info.sizes.default) for r in requests]
+        steps = [max(1, round(share * request.steps)) for request in requests]
+        costs = [rows_of(made, r.guidance, r.width, r.height, model.info.sizes.default) for made, r in zip(steps, requests)]
         due_sec = None
         if not patient:
-            waiting = [order for order in worker.live.values() if not order.patient]
-            backlog = math.ceil(sum(order.left for order in waiting))
-            mine = sum(order.owner == owner for order in waiting)
-            require_room(len(waiting), mine, len(requests), self.settings.queue * worker.engines, self.settings.queue_per_key,
-                         worker.rate.seconds(backlog))
-            due_sec = require_in_time(worker.rate, backlog, sum(costs), deadline_sec)
+            due_sec = require_in_time(worker.rate, self._require_room(worker, owner, len(requests)), sum(costs), max(steps), deadline_sec)
         return worker, [worker.submit(request, owner, cost, due_sec, wish, start, patient) for request, cost in zip(requests, costs)]
 
     @contextlib.asynccontextmanager

@@ -99,7 +99,7 @@ class _World:
         worker, server = self.workers[place], self.server
         try:
             require_room(len(worker.live), len(worker.live), 1, server.queue, server.queue_per_key, 0.0)
-            require_in_time(worker.rate, worker.backlog, ticket.left, arrival.deadline_sec)
+            require_in_time(worker.rate, worker.backlog, ticket.left, arrival.steps, arrival.deadline_sec)
         except ApiError:
             return
         worker.live.append(ticket)
