@@ -40,8 +40,8 @@ from inkwash.data.item import Source
 from inkwash.data.source import open_source
 from inkwash.data.transform import decode, fit
 from inkwash.evaluate.metrics.interval import mean_interval
+from inkwash.io.find import find_model
 from inkwash.io.folder import load_part
-from inkwash.io.info import find_model
 from inkwash.pipeline import Pipeline
 from inkwash.train.config import RunConfig, read_recipe
 from inkwash.train.distributed import Group

@@ -24,7 +24,8 @@ from families_plane import plane
 from PIL import Image
 from torch import Tensor
 
-from inkwash.evaluate.extractors.features import extract, load_extractor
+from inkwash.evaluate.extractors.features import extract
+from inkwash.evaluate.extractors.load import load_extractor
 from inkwash.evaluate.measure import distances
 
 

@@ -29,7 +29,8 @@ from inkwash.companion import class_of
 from inkwash.data.heldout import rank
 from inkwash.data.source import open_source
 from inkwash.data.transform import decode, fit
-from inkwash.evaluate.extractors.features import Extractor, load_extractor
+from inkwash.evaluate.extractors.features import Extractor
+from inkwash.evaluate.extractors.load import load_extractor
 from inkwash.evaluate.extractors.network import embedded
 from inkwash.evaluate.judges.garments import COLOURS, garments, names_color, names_garment
 from inkwash.evaluate.metrics.frechet import distance

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from inkwash import Pipeline, Request
 from inkwash.condition import TextConditioner
+from inkwash.io.find import find_model
 from inkwash.io.foreign_info import GRIDS, INDEX, read_config
 from inkwash.io.foreign_scheduler import scheduler_config
-from inkwash.io.info import Defaults, find_model
+from inkwash.io.info import Defaults
 from inkwash.sample import Sampler
 from inkwash.value import parse
 

@@ -23,7 +23,8 @@ from inkwash.data.item import Source
 from inkwash.data.scenes.source import Scenes, open_scenes
 from inkwash.data.source import Concat, open_source
 from inkwash.evaluate.collect import Pictures, Samples, data_pictures, features, requests_for, sample
-from inkwash.evaluate.extractors.features import Extractor, load_extractor
+from inkwash.evaluate.extractors.features import Extractor
+from inkwash.evaluate.extractors.load import load_extractor
 from inkwash.evaluate.extractors.network import embedded
 from inkwash.evaluate.split import Split, split
 from inkwash.evaluate.store import Store, Worker

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import CheckpointError
-from inkwash.io.info import find_model
+from inkwash.io.find import find_model
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 

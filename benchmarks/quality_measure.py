@@ -13,7 +13,8 @@ from quality_sample import PART, Way, pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inkwash.evaluate.extractors.features import extract, load_extractor
+from inkwash.evaluate.extractors.features import extract
+from inkwash.evaluate.extractors.load import load_extractor
 from inkwash.evaluate.metrics.frechet import frechet_distance
 from inkwash.evaluate.metrics.interval import Estimate
 

@@ -193,7 +193,7 @@ def _kind(hint: Any, about: Any = ()) -> str:
 
 def model_table(name: str) -> str:
     """Facts of an embedded model, read from its folder, below its picture where images/NAME.png exists. For pages one folder down."""
-    from inkwash.io.info import MODELS, known_models, read_info
+    from inkwash.io.find import MODELS, known_models, read_info
 
     if name not in known_models():
         return f"This build of the package does not hold the model `{name}`."

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inkwash.io.info import MODELS
+from inkwash.io.find import MODELS
 
 torch.set_num_threads(1)  # the workers of the tests share the cores
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from doc_blocks import blocks, check_command, commands, links
-from inkwash.io.info import MODELS
+from inkwash.io.find import MODELS
 from inkwash.value import alias_table, registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +149,7 @@ def test_settings_tables_tell_every_key(hooks: ModuleType) -> None:
 
 
 def test_model_table_tells_every_part(hooks: ModuleType, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inkwash.io.info.MODELS", tiny_model.parent)
+    monkeypatch.setattr("inkwash.io.find.MODELS", tiny_model.parent)
     table = hooks.model_table(tiny_model.name)
     for part in ("conditioner", "text_encoder", "unet", "vae"):
         assert f"| part `{part}` |" in table

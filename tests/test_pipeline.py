@@ -15,8 +15,8 @@ from inkwash import Pipeline, Request
 from inkwash.core.spacing import Spacing
 from inkwash.device import compute_dtype
 from inkwash.errors import CheckpointError, InkwashWarning, UsageError
+from inkwash.io.find import read_info
 from inkwash.io.folder import save_info
-from inkwash.io.info import read_info
 from inkwash.sample import Sampler
 from inkwash.value import alias_table, parse
 

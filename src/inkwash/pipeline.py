@@ -36,8 +36,9 @@ from inkwash.errors import CheckpointError, InkwashWarning, UsageError
 from inkwash.guide import CFG, Distilled, Guidance, NoGuidance
 from inkwash.guide.evaluate import Cut
 from inkwash.io.durable import new_folder
+from inkwash.io.find import find_model
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, part_folder, part_hash, save_info, save_part, save_tokenizer
-from inkwash.io.info import INFO, ModelInfo, find_model
+from inkwash.io.info import INFO, ModelInfo
 from inkwash.job import by_shape, condition, images, prepare, step
 from inkwash.output import Image, Output, deliver, seeds_for
 from inkwash.picture import Source, fit_pictures

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from inkwash.cli.main import run
-from inkwash.io.info import MODELS
+from inkwash.io.find import MODELS
 
 
 def test_mini_fits_in_24_MiB(mini: str) -> None:

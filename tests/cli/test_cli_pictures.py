@@ -16,8 +16,9 @@ from inkwash.cli.inspect import flops, savings
 from inkwash.cli.main import run
 from inkwash.cli.settings import load
 from inkwash.cli.sheet import draw
+from inkwash.io.find import read_info
 from inkwash.io.folder import load_part, save_part
-from inkwash.io.info import Sizes, read_info
+from inkwash.io.info import Sizes
 from inkwash.io.png import pixel_sha256, read_infotext, read_png
 from inkwash.labels import read_label
 from inkwash.sample import Sampler

@@ -23,8 +23,8 @@ from inkwash.evaluate.report.card import told, update_card
 from inkwash.evaluate.report.page import page
 from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of
 from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of
+from inkwash.io.find import read_info
 from inkwash.io.folder import load_info, model_hash
-from inkwash.io.info import read_info
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 

@@ -16,7 +16,8 @@ from inkwash.data.transform import decode, fit
 from inkwash.errors import CheckpointError, InkwashError, UsageError
 from inkwash.evaluate.extractors import inception as inception_v3
 from inkwash.evaluate.extractors.clip import resize_and_crop
-from inkwash.evaluate.extractors.features import Extractor, TextExtractor, extract, load_extractor
+from inkwash.evaluate.extractors.features import Extractor, TextExtractor, extract
+from inkwash.evaluate.extractors.load import load_extractor
 from inkwash.evaluate.extractors.network import MICRO_BATCH, embedded, resize
 from inkwash.evaluate.judges import garments
 from inkwash.evaluate.metrics.frechet import distance

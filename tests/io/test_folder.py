@@ -12,8 +12,9 @@ import torch
 
 from inkwash.condition import Null, NullConfig
 from inkwash.errors import CheckpointError, UsageError
+from inkwash.io.find import find_model, read_info
 from inkwash.io.folder import explicit, load_info, load_part, model_hash, part_config, register_networks, save_info, save_part
-from inkwash.io.info import ModelInfo, Sizes, find_model, info_text, read_info
+from inkwash.io.info import ModelInfo, Sizes, info_text
 from inkwash.io.tensors import read_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.value import parse, registry

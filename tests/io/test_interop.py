@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from inkwash.io.find import read_info
 from inkwash.io.foreign_info import SAMPLERS, foreign_info
 from inkwash.io.foreign_scheduler import scheduler_config
-from inkwash.io.info import Defaults, read_info
+from inkwash.io.info import Defaults
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.sample import Sampler

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from inkwash.errors import DataError, UsageError
-from inkwash.evaluate.extractors.features import load_extractor
+from inkwash.evaluate.extractors.load import load_extractor
 from inkwash.io.folder import load_part
 from inkwash.train.augment import _quantised, shared, view
 from inkwash.train.config import read_recipe, validate

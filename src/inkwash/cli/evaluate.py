@@ -143,7 +143,8 @@ def evaluate(
     folder, info = describe_model(model)
     request = first_request("", settings, info)
 
-    from inkwash.evaluate.extractors.features import TextExtractor, load_extractor
+    from inkwash.evaluate.extractors.features import TextExtractor
+    from inkwash.evaluate.extractors.load import load_extractor
     from inkwash.evaluate.judges.adherence import adherence, judge_name
     from inkwash.evaluate.report.card import update_card
     from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, read_result, text_of

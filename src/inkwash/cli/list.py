@@ -42,7 +42,7 @@ def list_(kind: str | None = None, /, *, json: Annotated[bool, Parameter(negativ
 def entries(kind: str) -> list[dict[str, str]]:
     """Name, Value and first sentence of everything of a kind; a short name where there is one."""
     if kind == "models":
-        from inkwash.io.info import MODELS, known_models, read_info
+        from inkwash.io.find import MODELS, known_models, read_info
 
         return [{"name": name, "value": name, "text": str(read_info(MODELS / name).card.get("summary", ""))} for name in known_models()]
     from inkwash.value import alias_table, registry

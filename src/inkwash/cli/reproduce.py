@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from inkwash.cli.generate import save, summary
 from inkwash.cli.settings import load, produce
 from inkwash.errors import CheckpointError, DataError, InkwashError, UsageError, VerifyError
-from inkwash.io.info import find_model
+from inkwash.io.find import find_model
 from inkwash.io.png import Names, pixel_sha256, read_png
 from inkwash.picture import fit_pictures
 from inkwash.request import Request

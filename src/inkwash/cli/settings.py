@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inkwash.io.info import ModelInfo, find_model, read_info
+from inkwash.io.find import find_model, read_info
+from inkwash.io.info import ModelInfo
 from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt, sampler_and_spacing
 
 if TYPE_CHECKING:

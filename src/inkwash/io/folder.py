@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.durable import write_text
+from inkwash.io.find import read_info
 from inkwash.io.foreign import describe, foreign_config, foreign_hash, foreign_tensors, foreign_tokenizer, marks, tokenizer_files
 from inkwash.io.foreign_config import to_foreign
 from inkwash.io.foreign_info import is_foreign
-from inkwash.io.info import INFO, ModelInfo, info_text, read_info
+from inkwash.io.info import INFO, ModelInfo, info_text
 from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.tokenizer import END, PAD, START, Tokenizer

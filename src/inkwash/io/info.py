@@ -1,4 +1,4 @@
-"""What a model folder says about itself: `inkwash.json`, read without importing torch.
+"""What a model folder says about itself: the content of `inkwash.json`, without importing torch.
 
 The file holds the mathematics as texts of Values (process, prediction), the statistics of the latent space, what the model is
 conditioned on, which sizes it makes, its default settings, its card, and how often each word occurred in the captions it was
@@ -13,15 +13,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from inkwash._version import __version__
-from inkwash.errors import CheckpointError, UsageError
+from inkwash.errors import UsageError
 
 FORMAT = 1
 INFO = "inkwash.json"
-MODELS = Path(__file__).resolve().parent.parent / "models"
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -117,62 +115,15 @@ def unknown_words(prompt: str, vocabulary: Mapping[str, int]) -> list[str]:
     return [word for word in dict.fromkeys(words(prompt)) if vocabulary and word not in vocabulary]
 
 
-def known_models() -> list[str]:
-    """Names of the models inside the package."""
-    return sorted(path.parent.name for path in MODELS.glob(f"*/{INFO}"))
-
-
-def find_model(name: str | Path) -> Path:
-    """The folder of an embedded model's name or of a path. Raises CheckpointError `model_not_found`, which lists the known names."""
-    text = str(name)
-    embedded = MODELS / text
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) and (embedded / INFO).is_file():
-        return embedded
-    path = Path(name)
-    if (path / INFO).is_file() or _is_foreign(path):
-        return path
-    known = ", ".join(known_models()) or "none"
-    if path.is_dir():
-        raise CheckpointError("model_not_found", f'"{path}" is a folder without {INFO}; give a model folder or a known model: {known}')
-    raise CheckpointError("model_not_found", f'no model "{text[:120]}"; known: {known}; or give the path of a model folder')
-
-
-def _is_foreign(folder: Path) -> bool:
-    from inkwash.io.foreign_info import is_foreign
-
-    return is_foreign(folder)
-
-
-def read_info(folder: Path) -> ModelInfo:
-    """Reads `inkwash.json`, or the configs of a diffusers folder without one.
-
-    Raises CheckpointError `model_damaged`, `unsupported_model` for a foreign one that is not known, or `model_too_new` for a newer format.
-    """
-    path = folder / INFO
-    if _is_foreign(folder):
-        from inkwash.io.foreign_info import foreign_info
-
-        return foreign_info(folder)
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError("model_not_found", f'"{folder}" has no {INFO}; give a model folder') from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise CheckpointError("model_damaged", f'cannot read "{path}": {error}; restore the file') from None
-    if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
-        raise CheckpointError("model_damaged", f'"{path}" is not a model description: it has no number called "format"; restore the file')
-    if raw["format"] > FORMAT:
-        raise CheckpointError("model_too_new", f'"{path}" has format {raw["format"]}, this version reads up to {FORMAT}; '
-                                               f"update inkwash (the folder was written by {raw.get('inkwash', 'a newer version')})")
-    try:
-        return _build(ModelInfo, raw)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError("model_damaged", f'"{path}": {error}; restore the file') from None
-
-
 def info_text(info: ModelInfo) -> str:
     """The text of `inkwash.json`."""
     return json.dumps(dataclasses.asdict(info), indent=1, ensure_ascii=False) + "\n"
+
+
+def build_info(raw: object) -> ModelInfo:
+    """The content of `inkwash.json` from its JSON. Raises TypeError or ValueError where it is not one."""
+    info: ModelInfo = _build(ModelInfo, raw)
+    return info
 
 
 def _build(cls: type[Any], raw: object) -> Any:

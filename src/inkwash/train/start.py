@@ -14,8 +14,8 @@ from torch import Tensor
 from inkwash.codec import Codec, Latent, Pixels
 from inkwash.core.coordinate import Coordinate
 from inkwash.errors import UsageError
+from inkwash.io.find import find_model
 from inkwash.io.folder import load_info, load_part, load_tokenizer, part_config
-from inkwash.io.info import find_model
 from inkwash.train.config import DenoiserRun
 from inkwash.train.features import TextPart, read_codec, read_text
 from inkwash.value import parse

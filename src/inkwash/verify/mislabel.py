@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from inkwash.io.find import read_info
 from inkwash.io.folder import save_info, weights_name
-from inkwash.io.info import ModelInfo, read_info
+from inkwash.io.info import ModelInfo
 from inkwash.io.tensors import MANIFEST, describe, read_manifest, write_manifest
 
 Change = Callable[[ModelInfo], dict[str, object]]

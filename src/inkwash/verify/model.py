@@ -25,8 +25,8 @@ from inkwash.errors import InkwashError, UsageError
 from inkwash.evaluate.denoisers.conventions import Asked, ask_otherwise
 from inkwash.evaluate.denoisers.latents import other_statistics
 from inkwash.evaluate.denoisers.probe import probe
+from inkwash.io.find import find_model, read_info
 from inkwash.io.foreign_info import is_foreign
-from inkwash.io.info import find_model, read_info
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.verify.claim import Claim, Finding, Report

@@ -12,7 +12,6 @@ and runs over parts of a set agree with a run over all of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -45,35 +44,6 @@ class TextExtractor(Extractor, Protocol):
     def text(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> float32 (B, D) on the CPU, of length 1."""
         ...
-
-
-def load_extractor(text: str, device: str | torch.device = "cpu") -> Extractor:
-    """The extractor that `text` names.
-
-    "ink": the one inside this package. "clip:FOLDER": image and text towers of a contrastive run of this package (its output folder; a
-    text-to-image model carries only the text half and is refused), or a CLIP model as transformers stores it. A path: a finished run of
-    the recipe `features`, an Inception v3 in a safetensors file (or in a folder with one such file), or a CLIP folder of transformers.
-
-    Raises UsageError `unknown_extractor`, `missing_extra`, `bad_device`; CheckpointError `arch_mismatch` with the first differences,
-    and those of `inkwash.io`.
-    """
-    from inkwash.device import parse_device
-    from inkwash.evaluate.extractors import clip, inception, network
-
-    where = parse_device(device)
-    if text == "ink":
-        return network.load_ink(network.embedded(), "ink", where)
-    if text.startswith("clip:"):
-        return clip.load_clip(Path(text.removeprefix("clip:")), where)
-    path = Path(text)
-    if not path.exists():
-        raise UsageError("unknown_extractor", f"no extractor {text[:80]!r}; give ink, clip:FOLDER, or the path of a safetensors file or of a folder")
-    for folder in (path, path / "model"):
-        if (folder / network.PART / "config.json").is_file():
-            return network.load_ink(folder, path.name, where)
-    if clip.is_clip(path):
-        return clip.load_clip(path, where)
-    return inception.load_inception(path, where)
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> Tensor:

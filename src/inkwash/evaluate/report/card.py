@@ -14,8 +14,9 @@ from typing import Any
 from inkwash.errors import UsageError
 from inkwash.evaluate.measure import METRICS
 from inkwash.io.durable import write_text
+from inkwash.io.find import read_info
 from inkwash.io.folder import model_hash, save_info
-from inkwash.io.info import ModelInfo, read_info
+from inkwash.io.info import ModelInfo
 from inkwash.io.tensors import MANIFEST
 
 README = "README.md"

@@ -19,7 +19,8 @@ from typing import TypeVar, TypeVarTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from inkwash.errors import InkwashError, ResourceError, UsageError
-from inkwash.io.info import ModelInfo, find_model, read_info
+from inkwash.io.find import find_model, read_info
+from inkwash.io.info import ModelInfo
 from inkwash.request import Request
 from inkwash.serve.http.admission import require_in_time, require_room, rows_of
 from inkwash.serve.http.backend import Backend, Link, Order, Wish
