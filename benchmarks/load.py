@@ -1,14 +1,15 @@
 """The service under load, over real HTTP: capacity, overload, the target of a thousand images a minute, and how right the plan is.
 
     python benchmarks/load.py --out benchmarks/DATE-load.json
-    python benchmarks/load.py target --steps 8 --guidance 1 --rate 1000/min --minutes 10
+    python benchmarks/load.py target --steps 8 --guidance 1 --rate 1000/min --minutes 10 --out benchmarks/DATE-load.json
     python benchmarks/load.py --short
 
-A server of its own is started, and the load comes from this process: both share the machine. Requests come at Poisson times whatever became of
-earlier ones, and latency counts from the intended start. A sample of the pictures is made again by the library, alone, and must have the same
-pixels. The parts: `capacity`, images a second when the queue is never empty, at several settings; `overload`, ten times the capacity, twice, so
-that memory can be compared after each; `target`, a fixed rate for some minutes; `predict`, five workloads, each as `inkwash plan` predicted it
-and as it was. `--short` takes less than a minute on two quiet cores and fails when there is an error or a wrong byte.
+A server of its own is started, and the load comes from this process: both share the machine, and `cores` says how many cores the workers, the web
+process and the generator took. Requests come at Poisson times whatever became of earlier ones, and latency counts from the intended start. A sample
+of the pictures is made again by the library, alone, and must have the same pixels. The parts: `capacity`, images a second when the queue is never
+empty, at several settings; `overload`, ten times the capacity, twice, so that memory can be compared after each; `target`, a fixed rate for some
+minutes; `predict`, five workloads, each as `inkwash plan` predicted it and as it was. The file of `--out` is written after each part, and keeps the
+parts that it has from before. `--short` takes less than a minute on two quiet cores and fails when there is an error or a wrong byte.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,9 +74,12 @@ class Bench:
 
     def load(self, body: Body, rate: float, seconds: float, seed: int, sample: int) -> dict[str, Any]:
         """A Poisson load and its report, wrong pictures included."""
+        began, before = time.perf_counter(), self.served.cpu()
         sent = run(self.served.target, poisson(rate, max(8, round(rate * seconds)), seed, [body], self.options.deadline), sample)
+        took, memory = time.perf_counter() - began, self.served.memory()
+        cores = {name: round((late - before[name]) / took, 3) for name, late in self.served.cpu().items()}
         bad, checked = wrong(sent, self.solo)
-        return {"rate": round(rate, 3), **report(sent), "wrong": bad, "checked": checked, "memory_mib": round(self.served.memory(), 1)}
+        return {"rate": round(rate, 3), **report(sent), "wrong": bad, "checked": checked, "memory_mib": round(memory, 1), "cores": cores}
 
 
 def part_capacity(bench: Bench) -> list[dict[str, Any]]:
@@ -110,9 +115,9 @@ def part_predict(bench: Bench) -> list[dict[str, Any]]:
         trial = poisson(1.0, 100, 4, bodies, bench.options.deadline)
         work = sum(work_sec(one, bench.options.curve, bench.options.curve.row_sec()) for one in trial) / len(trial)
         rate = load / work
-        arrivals = poisson(rate, max(20, round(rate * bench.options.seconds * 3)), 5, bodies, bench.options.deadline)
+        arrivals = poisson(rate, max(20, round(1.2 * rate * bench.options.seconds)), 5, bodies, bench.options.deadline)
         [row] = plan(arrivals, rate, bench.options.curve, Server(), 0.0, 1).rows
-        proof = prove(bench.served.target, arrivals, row, bench.options.curve, 0.0, bench.options.sample)
+        proof = prove(bench.served.target, arrivals, row, bench.options.curve, 0.0, bench.options.sample // 2)
         errors = {one.name: round(one.error, 4) for one in proof.compared}
         found.append({"workload": name, "load": load, "rate": round(rate, 3), "errors": errors, "predicted": row._asdict(), "measured": proof.load,
                       "wrong": proof.wrong, "checked": proof.checked, "tick": proof.tick and proof.tick._asdict(),
@@ -156,8 +161,8 @@ def main() -> None:
         options.steps, options.rate = options.steps or 4, min(options.rate, 2.0)
     pipe = Pipeline.from_pretrained(options.model)
     chosen = [name for name in PARTS if name in (options.parts or PARTS)]
-    result: dict[str, Any] = {"what": __doc__.splitlines()[0], "model": pipe.info.name, "hash": pipe.hash, "goals": GOALS, "seconds": options.seconds,
-                              "deadline_sec": options.deadline}
+    result: dict[str, Any] = {"what": __doc__.splitlines()[0], "model": pipe.info.name, "hash": pipe.hash, "goals": GOALS, "machine": machine(),
+                              "seconds": options.seconds, "deadline_sec": options.deadline}
     if "predict" in chosen:
         options.curve = measure(pipe, pipe.info.sizes.default)
         result["curve"] = options.curve.model_dump()
@@ -168,12 +173,18 @@ def main() -> None:
         for name in chosen:
             result[name] = do[name](bench)
             print(json.dumps({name: result[name]}), flush=True)
-    result["machine"] = machine()
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            if options.out:
+                write(options.out, result)
     found = faults(result)
     if found:
         raise SystemExit("errors, wrong pictures, or none to check:\n" + "\n".join(found))
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """Writes a result; parts of the same model that the file has from before stay."""
+    before = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    kept = before if before.get("hash", result["hash"]) == result["hash"] else {}
+    out.write_text(json.dumps({**kept, **result}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

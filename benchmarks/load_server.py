@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,11 @@ class Served:
         """MiB that the web process and its workers hold; 0 where the system does not say."""
         return sum(_resident(number) for number in [self.process.pid, *_children(self.process.pid)])
 
+    def cpu(self) -> dict[str, float]:
+        """Processor seconds so far: of the web process, of its workers, and of this process, which makes the load."""
+        workers = sum(_spent(number) for number in _children(self.process.pid))
+        return {"web": _spent(self.process.pid), "workers": workers, "generator": time.process_time()}
+
     def worker_memory(self) -> float:
         """MiB that the largest worker holds."""
         return max((_resident(number) for number in _children(self.process.pid)), default=0.0)
@@ -64,6 +70,12 @@ def _resident(number: int) -> float:
     status = Path(f"/proc/{number}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def _spent(number: int) -> float:
+    stat = Path(f"/proc/{number}/stat")
+    fields = stat.read_text().rpartition(")")[2].split() if stat.exists() else []
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def meter(target: Target, name: str) -> float:
