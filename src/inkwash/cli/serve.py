@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,8 @@ from inkwash.errors import UsageError
 Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
 
-def serve(*models: str, host: str | None = None, port: int | None = None, device: str | None = None, keys: Path | None = None,
-          new_key: str | None = None, allow_host: Names = (), allow_origin: Names = (), policy: str | None = None,
+def serve(*models: str, host: str | None = None, port: int | None = None, device: str | None = None, ray: bool | None = None,
+          keys: Path | None = None, new_key: str | None = None, allow_host: Names = (), allow_origin: Names = (), policy: str | None = None,
           queue: int | None = None, db: str | None = None, files: str | None = None, deadline_sec: float | None = None,
           log_prompts: bool | None = None, config: Path | None = None) -> int:
     """Serve models over HTTP: the Images API of OpenAI.
@@ -31,6 +32,8 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
         8000 by default; 0 takes a free one.
     device
         cpu, cuda, mps, auto, or several with commas: one worker process for each.
+    ray
+        Replicas of Ray Serve, on this machine or many, instead of worker processes of this machine.
     keys
         File of hashed API keys.
     new_key
@@ -54,14 +57,12 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
     config
         YAML file of settings; a flag wins over it.
     """
-    for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "sqlalchemy", "alembic", "obstore"):
-        if importlib.util.find_spec(name) is None:
-            raise UsageError("not_installed", f'inkwash serve needs the package {name}; pip install "inkwash[serve]"')
+    _require(("fastapi", "uvicorn", "prometheus_client", "python_multipart", "sqlalchemy", "alembic", "obstore"), "serve")
     from inkwash.serve.http.keys import new_key as make_key
     from inkwash.serve.http.server import serve as run
     from inkwash.serve.http.settings import load_settings
 
-    flags = {"models": models or None, "host": host, "port": port, "device": device, "keys": keys, "allow_hosts": allow_host or None,
+    flags = {"models": models or None, "host": host, "port": port, "device": device, "ray": ray, "keys": keys, "allow_hosts": allow_host or None,
              "allow_origins": allow_origin or None, "policy": policy, "queue": queue, "db": db, "files": files, "deadline_sec": deadline_sec,
              "log_prompts": log_prompts}
     settings = load_settings(config, flags)
@@ -70,4 +71,12 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
             raise UsageError("bad_keys", "--new-key needs --keys FILE, the file to add it to")
         print(make_key(settings.keys, new_key))
         return 0
+    if settings.ray:
+        _require(("ray",), "serve,ray")
     return run(settings, lambda address: print(f"inkwash: serving {', '.join(settings.models)} on {address}", flush=True))
+
+
+def _require(packages: Sequence[str], extras: str) -> None:
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError("not_installed", f'inkwash serve needs the package {name}; pip install "inkwash[{extras}]"')

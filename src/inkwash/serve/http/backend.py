@@ -271,6 +271,7 @@ class Backend:
         self.metrics.live.labels(self.name).set(len(self.live))
         self.metrics.backlog.labels(self.name).set(self.backlog)
         self.metrics.rate.labels(self.name).set(self.rate.value)
+        self.metrics.engines.labels(self.name).set(self.engines if self.state == "ready" else 0)
         self.metrics.wait.labels(self.name).set(self.rate.seconds(self.backlog))
 
 

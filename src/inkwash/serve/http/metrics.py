@@ -21,6 +21,7 @@ class Metrics:
         self.backlog = Gauge("inkwash_backlog_rows", "Network rows that accepted images still need", ("worker",), registry=own)
         self.wait = Gauge("inkwash_predicted_wait_seconds", "Time to finish what is accepted: the signal to scale on", ("worker",),
                           registry=own)
+        self.engines = Gauge("inkwash_engines", "Engines behind a worker: with Ray, its replicas", ("worker",), registry=own)
         self.rate = Gauge("inkwash_rows_per_second", "Network rows a second, a moving mean", ("worker",), registry=own)
         self.rows = Counter("inkwash_rows", "Network rows computed for images", ("worker",), registry=own)
         self.step = Histogram("inkwash_step_seconds", "Time of one tick of the engine", ("worker",), buckets=_SEC, registry=own)

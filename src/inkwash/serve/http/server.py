@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -104,12 +105,21 @@ def log_to_stderr() -> None:
         logger.setLevel(level)
 
 
+def _cluster(settings: Settings) -> AbstractContextManager[None]:
+    """What the server needs around it: nothing, or a Ray cluster."""
+    if not settings.ray:
+        return nullcontext()
+    from inkwash.serve.ray.cluster import joined
+
+    return joined(settings)
+
+
 def serve(settings: Settings, announce: Callable[[str], None]) -> int:
     """Serves until a signal and returns the exit code; `announce` is told the address. Raises InkwashError when it cannot start."""
     settings.require_safe()
     log_to_stderr()
     app, service = create_app(settings)
-    with listen(settings.host, settings.port) as sock:
+    with _cluster(settings), listen(settings.host, settings.port) as sock:
         address = sock.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         announce(f"http://{host}:{address[1]}")

@@ -64,7 +64,7 @@ class Service:
             if info.name in self.models:
                 raise UsageError("two_models", f"two models are named {info.name!r}; serve one of them, or rename one in its inkwash.json")
             self.models[info.name] = Model(folder, info, [Backend(f"{info.name}@{where}", link, metrics, self._changed)
-                                                          for where, link in _links(settings, folder)])
+                                                          for where, link in _links(settings, folder, info.name)])
         self.store = open_store(settings.db, settings.files)
         self.making: set[tuple[str, str]] = set()          # owner and Idempotency-Key of answers in work
         self._tasks: list[asyncio.Task[None]] = []
@@ -166,7 +166,7 @@ class Service:
         waiting = [order for order in worker.live.values() if not order.patient]
         backlog = math.ceil(sum(order.left for order in waiting))
         mine = sum(order.owner == owner for order in waiting)
-        require_room(len(waiting), mine, asked, self.settings.queue, self.settings.queue_per_key, worker.rate.seconds(backlog))
+        require_room(len(waiting), mine, asked, self.settings.queue * worker.engines, self.settings.queue_per_key, worker.rate.seconds(backlog))
         return backlog
 
     def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,
@@ -201,8 +201,11 @@ class Service:
                 worker.cancel(order)
 
 
-def _links(settings: Settings, folder: Path) -> list[tuple[str, Link]]:
+def _links(settings: Settings, folder: Path, model: str) -> list[tuple[str, Link]]:
     """Where the engines of a model are, and the ways to them."""
+    if settings.ray:
+        from inkwash.serve.ray.link import Replicas
+        return [("ray", Replicas(model))]
     launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
     return [(device, Process({**launch, "device": device})) for device in settings.devices]
 
