@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -175,6 +176,12 @@ def test_what_was_suspended_is_checked(pipe: Pipeline, stranger_model: Path) -> 
         assert failure.value.code == "suspended_damaged"
     with pytest.raises(CheckpointError, match="its own model"):
         Engine(Pipeline.from_pretrained(stranger_model)).resume(data)
+    with pytest.raises(CheckpointError, match="another request"):
+        engine.resume(data, of=dataclasses.replace(ASK, seed=99))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inkwash.serve.suspend.__version__", "0.0.0")
+        with pytest.raises(CheckpointError, match="bits may differ"):
+            engine.resume(data)
     with pytest.raises(UsageError, match="is cancelled"):
         engine.suspend(ticket)
     assert engine.live == ()

@@ -213,7 +213,7 @@ def test_settings_of_a_file_are_overridden_by_flags(tmp_path: Path) -> None:
 
 def test_the_guide_has_the_defaults_of_all_settings() -> None:
     page = (Path(__file__).parents[2] / "docs" / "guides" / "serve.md").read_text("utf-8")
-    [block] = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    [block] = re.findall(r"These are the defaults:\n\n```yaml\n(.*?)```", page, re.S)
     assert yaml.safe_load(block) == Settings().model_dump(mode="json")
 
 

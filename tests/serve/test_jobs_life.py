@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from serving import COMMAND, Running, running, wait, worker_of
+import pytest
+from serving import COMMAND, Running, meter, running, wait, worker_of
 
 from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
@@ -67,6 +68,30 @@ def test_sigterm_keeps_jobs(tiny_model: Path, tmp_path: Path) -> None:
         assert server.stop() == 0
     with sqlite3.connect(tmp_path / "inkwash-serve" / "jobs.db") as connection:
         assert connection.execute("SELECT status, attempts, holder FROM jobs").fetchall() == [("queued", 0, "")] * 2, "nobody is blamed"
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_where_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    """Through a server that drained and one that was killed, with the bytes of a job that was never interrupted."""
+    (tmp_path / "serve.yaml").write_text("drain_sec: 0\njobs_save_sec: 0.1\n")
+    files, body = tmp_path / "inkwash-serve" / "files" / "jobs", {"seed": 5, "steps": 600, "sampler": "dpmpp_2m_sde"}
+    with running(tmp_path, str(tiny_model), "--config", "serve.yaml") as server:
+        job = submit(server, **body)["id"]
+        wait(lambda: look(server, job)["done"] > 0, 240)
+        assert server.stop() == 0
+    state = files / job / "0.state"
+    before = state.stat().st_mtime_ns
+    with running(tmp_path, str(tiny_model), "--config", "serve.yaml") as server:
+        wait(lambda: state.stat().st_mtime_ns != before, 240)
+        server.stop(signal.SIGKILL)
+    with running(tmp_path, str(tiny_model), "--config", "serve.yaml") as server:
+        assert ended(server, job)["status"] == "done"
+        assert meter(server.url, "inkwash_rows_total") < 2 * 600, "it did not begin again"
+        fresh = submit(server, **body)["id"]
+        assert ended(server, fresh)["status"] == "done"
+        assert (files / job / "0.png").read_bytes() == (files / fresh / "0.png").read_bytes()
+        assert not [line for line in server.log if line["message"] == "a saved state was not used"]
+    assert not [*files.glob("*/*.state")]
 
 
 def test_a_second_server_in_the_same_folder_is_refused(server: Running, tiny_model: Path) -> None:

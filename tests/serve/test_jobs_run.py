@@ -15,8 +15,9 @@ pytest.importorskip("sqlalchemy")
 
 from sqlalchemy import update
 
+from inkwash.errors import ResourceError
 from inkwash.request import Request
-from inkwash.serve.http.backend import Made, Order, Step
+from inkwash.serve.http.backend import Accepted, Made, Order, Saved, Step
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.jobs_run import Runner
 from inkwash.serve.http.metrics import Metrics
@@ -36,14 +37,18 @@ class Bench:
         self.service.workers[0].state = "ready"
         self.runner = Runner(self.service)
         self.make: Callable[[Order], object] = self.made
+        self.before: list[object] = []
+        self.states: list[bytes] = []
         self.files = folder / "files"
 
     @asynccontextmanager
-    async def working(self, model: object, requests: list[Request], owner: str, *rest: object, patient: bool) -> AsyncIterator[list[Order]]:
+    async def working(self, model: object, requests: list[Request], owner: str, *rest: object, patient: bool,
+                      states: list[bytes]) -> AsyncIterator[list[Order]]:
         assert patient
+        self.states = states
         orders = [Order(i, request, owner, 1.0, True) for i, request in enumerate(requests)]
         for order in orders:
-            for event in (Step(1, 2), self.make(order)):
+            for event in (*self.before, Step(1, 2), self.make(order)):
                 order.events.put_nowait(event)  # type: ignore[arg-type]
         yield orders
 
@@ -141,12 +146,49 @@ def test_a_job_comes_again_after_a_bug(bench: Bench) -> None:
     bench.run(lambda: bench.status(job) == "done")
 
 
+def test_a_job_goes_on_from_what_was_saved_of_it(bench: Bench) -> None:
+    job, turns = bench.add(2), iter((True, True))
+    bench.before = [Accepted(0), Saved(1, b"a state")]
+
+    def make(order: Order) -> object:
+        return ApiError(503, "draining", "leaving", retry_sec=1) if next(turns, False) else bench.made(order)
+
+    def files() -> set[str]:
+        return {path.name for path in (bench.files / "jobs" / job).iterdir()}
+
+    bench.make = make
+    bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "draining"}) == 1 and not bench.runner.live)
+    row = bench.service.store.jobs.get(job, "alice")
+    assert row is not None
+    if row.status == "queued":                             # unless it was claimed again at once
+        assert row.done > 0
+        assert "0.state" in files()
+    bench.run(lambda: bench.status(job) == "done")
+    assert bench.states[0] == b"a state"
+    assert files() == {"0.png", "1.png"}, "states go when the job is done"
+
+
+def test_a_state_that_cannot_be_written_does_not_end_a_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = bench.service.store.files.put
+
+    def only_pictures(path: str, data: bytes) -> None:
+        if path.endswith(".state"):
+            raise ResourceError("store_unavailable", "no room")
+        put(path, data)
+
+    monkeypatch.setattr(bench.service.store.files, "put", only_pictures)
+    bench.before = [Saved(1, b"a state")]
+    job = bench.add()
+    bench.run(lambda: bench.status(job) == "done")
+
+
 def test_what_ended_long_ago_is_swept(tiny_model: Path, tmp_path: Path) -> None:
     bench = Bench(tiny_model, tmp_path, keep_hours=1e-6)
     store = bench.service.store
     job = bench.add()
     store.jobs.claim("tiny")
     store.files.put(f"jobs/{job}/0.png", b"old")
+    store.files.put(f"jobs/{job}/0.state", b"of a server that died")
     store.jobs.finish(job, [Image(f"jobs/{job}/0.png", "0" * 64, {})], [])
     time.sleep(0.05)
-    bench.run(lambda: bench.status(job) == "forgotten" and not (bench.files / f"jobs/{job}/0.png").exists())
+    bench.run(lambda: bench.status(job) == "forgotten" and not any((bench.files / f"jobs/{job}").iterdir()))

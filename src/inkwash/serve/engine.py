@@ -20,7 +20,7 @@ from functools import cached_property
 from torch import Tensor
 
 from inkwash.cond import Cond
-from inkwash.errors import UsageError
+from inkwash.errors import CheckpointError, UsageError
 from inkwash.job import Job, condition, images, prepare, preview, step, survey
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request, check_int
@@ -102,21 +102,31 @@ class Engine:
             return ticket
         return self._admit(job, key, deadline_sec, priority)
 
-    def resume(self, data: bytes, *, key: str = "", deadline_sec: float | None = None, priority: int = 0) -> Ticket:
-        """Takes in what `suspend` wrote, here or in another process; it goes on at its row. Raises CheckpointError, see `suspend.unpack`."""
+    def resume(self, data: bytes, *, of: Request | None = None, key: str = "", deadline_sec: float | None = None, priority: int = 0) -> Ticket:
+        """Takes in what `suspend` wrote, here or in another process; it goes on at its row.
+
+        Raises CheckpointError, see `suspend.unpack`, and `other_request` where it is not one for `of`; Refused as `submit` does.
+        """
         self._require_room()
-        return self._admit(unpack(self.pipeline, data), key, deadline_sec, priority)
+        job = unpack(self.pipeline, data)
+        if of is not None and job.request != of:
+            raise CheckpointError("other_request", "what was suspended is another request than this one; submit this one again")
+        return self._admit(job, key, deadline_sec, priority)
 
     def suspend(self, ticket: Ticket) -> bytes:
-        """Takes a live ticket out (its status is then "cancelled") and returns all that it takes to go on.
+        """Takes a live ticket out (its status is then "cancelled") and returns all that it takes to go on. Raises what `save` raises."""
+        data = self.save(ticket)
+        self.cancel(ticket)
+        return data
+
+    def save(self, ticket: Ticket) -> bytes:
+        """All that it takes to go on with a live ticket from its present row, which stays where it is.
 
         Raises UsageError `not_live`, and `not_saved` for a model without a hash.
         """
         if self._live.get(ticket.number) is not ticket:
             raise UsageError("not_live", f"ticket {ticket.number} is {ticket.status}; only a live one can be suspended")
-        data = pack(self.pipeline, ticket.job)
-        self.cancel(ticket)
-        return data
+        return pack(self.pipeline, ticket.job)
 
     def cancel(self, ticket: Ticket) -> bool:
         """Drops a ticket before its next row; True if it was live. A cancelled ticket is not reported by `tick`."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -158,7 +159,7 @@ def run(target: Target, arrivals: Sequence[Arrival], sample: int) -> list[Sent]:
     with Crew() as crew:
         for number, arrival in enumerate(arrivals):
             time.sleep(max(0.0, start + arrival.at - time.perf_counter()))
-            crew.do(lambda number=number: send(number))
+            crew.do(partial(send, number))
     target.close()
     missing = sum(one is None for one in found)
     if missing:

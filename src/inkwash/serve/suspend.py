@@ -2,7 +2,7 @@
 
 The bytes are one safetensors file: the state (x, base, slopes, row) and the pictures of the request as tensors, the rest of the request as
 JSON beside them. The table, the noise and the embeddings are not stored, since they are functions of the request and the model; so the model
-must be the same, which its hash proves, and another process goes on with the same bits.
+must be the same, which its hash proves, and the version of this package; then another process goes on with the same bits.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from inkwash._version import __version__
 from inkwash.errors import CheckpointError
 from inkwash.job import Job, prepare
 from inkwash.picture import Picture
@@ -42,7 +43,7 @@ def pack(pipe: Pipeline, job: Job) -> bytes:
             fields[name] = value
     # no two may share memory, as x and base do before the first row
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    facts = {"format": FORMAT, "model": pipe.hash, "request": fields, "nfe": job.nfe, "seconds": job.seconds}
+    facts = {"format": FORMAT, "version": __version__, "model": pipe.hash, "request": fields, "nfe": job.nfe, "seconds": job.seconds}
     text = json.dumps(facts, sort_keys=True)
     return safetensors.torch.save(tensors, {"facts": text, "sha256": _digest(text, tensors)})
 
@@ -50,7 +51,8 @@ def pack(pipe: Pipeline, job: Job) -> bytes:
 def unpack(pipe: Pipeline, data: bytes) -> Job:
     """The job again, on the pipeline's device.
 
-    Raises CheckpointError: `suspended_damaged` for bytes that are not what `pack` wrote, `other_model` where the model is another one.
+    Raises CheckpointError: `suspended_damaged` for bytes that are not what `pack` wrote, `other_model` and `other_version` where going on
+    could give other bits.
     """
     try:
         tensors = safetensors.torch.load(data)
@@ -64,6 +66,9 @@ def unpack(pipe: Pipeline, data: bytes) -> Job:
     if facts["model"] != pipe.hash:
         raise CheckpointError("other_model", f"this request was suspended on the model {facts['model'][:10]}, and this one is {pipe.hash[:10]}; "
                                              "resume it on its own model, or submit the request again")
+    if facts["version"] != __version__:
+        raise CheckpointError("other_version", f"this request was suspended by version {facts['version']}, and this is {__version__}, whose bits may "
+                                               "differ; resume it with its own version, or submit the request again")
     fields = dict(facts["request"])
     fields |= {name.removeprefix("request."): _picture(tensor) for name, tensor in tensors.items() if name.startswith("request.")}
     job = prepare(pipe, Request(**fields))

@@ -39,7 +39,9 @@ class Wish(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """The request is valid and waits for its first step."""
+    """The request is valid and waits for its first step, or after `step` steps that were made before for the next one."""
+
+    step: int = 0
 
 
 class Step(NamedTuple):
@@ -56,6 +58,13 @@ class Preview(NamedTuple):
     data: bytes
 
 
+class Saved(NamedTuple):
+    """All that it takes to go on after a step, here or in another process."""
+
+    step: int
+    data: bytes
+
+
 class Made(NamedTuple):
     """The image, and the facts about it: nfe, seed, pixel_sha256, warnings and the like."""
 
@@ -63,7 +72,7 @@ class Made(NamedTuple):
     facts: dict[str, Any]
 
 
-Event = Accepted | Step | Preview | Made | ApiError
+Event = Accepted | Step | Preview | Saved | Made | ApiError
 
 
 class Order:
@@ -77,6 +86,7 @@ class Order:
         self.patient = patient
         self.done, self.total = 0, request.steps
         self.seen = b""
+        self.saving = False                                # its state was asked for and is not yet kept
         self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     @property
@@ -96,7 +106,9 @@ class Order:
 
 
 class Link(Protocol):
-    """The way to one engine, or to several equal ones."""
+    """The way to one engine, or to several equal ones; `saves` says whether the state of an order can be asked for."""
+
+    saves: bool
 
     def send(self, frame: Frame) -> None:
         """Sends a frame towards the engine; dropped where the way is lost, which `run` then tells by its end."""
@@ -131,14 +143,17 @@ class Backend:
         return math.ceil(sum(order.left for order in self.live.values()))
 
     def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None,
-               patient: bool = False) -> Order:
-        """Sends a request to the worker; a patient one gets what others leave. Raises ApiError 503 `model_loading` while there is no worker."""
+               patient: bool = False, state: bytes = b"") -> Order:
+        """Sends a request to the worker; a patient one gets what others leave, and one with a Saved `state` goes on from there if it can.
+
+        Raises ApiError 503 `model_loading` while there is no worker.
+        """
         self._require_ready()
         order = Order(next(self._numbers), request, owner, cost, patient)
         self.live[order.number] = order
         self._send({"do": "submit", "id": order.number, "request": dataclasses.asdict(request), "key": owner, "deadline_sec": deadline_sec,
                     "priority": -1 if patient else 0, "format": wish.format, "compression": wish.compression, "previews": wish.previews,
-                    "start": start and start.head}, start.body if start is not None else b"")
+                    "start": start and start.head, "state": len(state)}, state + (start.body if start is not None else b""))
         self._measure()
         return order
 
@@ -165,6 +180,12 @@ class Backend:
             order.events.put_nowait(ApiError(409, "cancelled", "the image was cancelled"))
             self._send({"do": "cancel", "id": order.number})
             self._measure()
+
+    def save(self, order: Order) -> None:
+        """Wants a Saved event of the order as it stands, where the link can."""
+        if self.link.saves:
+            order.saving = True
+            self._send({"do": "save", "id": order.number})
 
     def ask_preview(self, order: Order) -> None:
         """Wants a Preview event of the order as it stands."""
@@ -222,8 +243,12 @@ class Backend:
         elif order is None:
             return                                         # it was cancelled meanwhile
         elif head["is"] == "accepted":
-            order.total, order.cost = head["total"], head["cost"]
-            order.events.put_nowait(Accepted())
+            order.total, order.cost, order.done = head["total"], head["cost"], head["done"]
+            if head["unused"]:
+                LOG.warning("a saved state was not used", extra={"fields": {"worker": self.name, "code": head["unused"]}})
+            order.events.put_nowait(Accepted(order.done))
+        elif head["is"] == "saved":
+            order.events.put_nowait(Saved(head["done"], frame.body))
         elif head["is"] == "step":
             self._step(order, head["done"])
         elif head["is"] == "preview":

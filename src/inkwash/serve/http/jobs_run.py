@@ -2,7 +2,8 @@
 
 Images of jobs have the lowest priority, so a request that somebody waits for goes first; but every few ticks of the engine age decides, so they
 never starve. At most `jobs_in_work` of them are with a worker at a time; the others wait in the store, where no crash loses them. A job whose
-worker dies goes back into the line and is made again, with the same bytes; the store sees to it that it ends once.
+worker dies goes back into the line and is made again, with the same bytes; the store sees to it that it ends once. Every `jobs_save_sec`, and when
+the server leaves, the state of each image is kept beside its job, and whoever makes the job next goes on from there.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any
 from sqlalchemy import Row
 
 from inkwash.request import Request
-from inkwash.serve.http.backend import Made, Order, Preview, Step, Wish
+from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Saved, Step, Wish
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.service import Model, Service
 from inkwash.serve.store.database import LEASE_SEC
-from inkwash.serve.store.jobs import Image
+from inkwash.serve.store.jobs import Image, states_of
 
 LOG = logging.getLogger("inkwash.serve")
 BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable")   # not the job's fault: it waits again
@@ -42,6 +43,8 @@ class Live:
         self.row = row
         self.requests = [Request(**one) for one in row.work["requests"]]
         self.steps = [0] * len(self.requests)              # made, of each image
+        self.saved = [0] * len(self.requests)              # and kept
+        self.states = states_of(row.id, len(self.requests))
         self.task: asyncio.Task[None] | None = None
         self.made = False                                  # all images are there and are being kept: too late to stop
         self._watchers: set[asyncio.Queue[Told | None]] = set()
@@ -79,6 +82,7 @@ class Runner:
     async def run(self) -> None:
         """Works until cancelled."""
         held = swept = -SWEEP_SEC
+        saved = time.monotonic()
         while True:
             now = time.monotonic()
             self.wake.clear()
@@ -86,6 +90,9 @@ class Runner:
                 if now - held >= LEASE_SEC / 5:
                     await self._hold()
                     held = now
+                if now - saved >= self.service.settings.jobs_save_sec:
+                    self.service.save()
+                    saved = now
                 if now - swept >= SWEEP_SEC:
                     await self._sweep()
                     swept = now
@@ -138,10 +145,10 @@ class Runner:
         try:
             made = await self._make(live, model)
             live.made = True
-            end = "done" if await self._keep(live.row, made) else "lost"
+            end = "done" if await self._keep(live, made) else "lost"
         except ApiError as error:
             end = error.code
-            await self._give_up(job, error)
+            await self._give_up(live, error)
         except asyncio.CancelledError:
             end = "cancelled"
         except Exception:                                  # its lease passes, and after some attempts it fails
@@ -155,19 +162,36 @@ class Runner:
         left = math.inf if row.deadline is None else row.deadline - await self.service.stored(self.jobs.database.clock)
         if left <= 0:
             raise ApiError(504, "deadline_exceeded", "the deadline had passed before the job's turn came; ask for less, or for more time")
-        async with self.service.working(model, live.requests, row.owner, left, Wish(*row.work["wish"]), start, patient=True) as orders:
+        states = [await self._state(path) for path in live.states] if row.done else []
+        async with self.service.working(model, live.requests, row.owner, left, Wish(*row.work["wish"]), start, patient=True, states=states) as orders:
             return list(await asyncio.gather(*(self._follow(live, i, order) for i, order in enumerate(orders))))
 
     async def _follow(self, live: Live, i: int, order: Order) -> Made:
         async for event in order.each():
             if isinstance(event, Made):
                 return event
+            if isinstance(event, Accepted):
+                live.steps[i] = live.saved[i] = event.step
+            if isinstance(event, Saved):
+                await self._save(live, i, event)
+                order.saving = False
             if isinstance(event, Step):
                 live.steps[i] = event.done
                 live.tell(("job.step", {"image_index": i, "done": live.done, "total": live.row.total}))
             if isinstance(event, Preview):
                 live.tell(("job.partial_image", {"image_index": i, "step": event.step, "b64_json": base64.b64encode(event.data).decode()}))
         raise AssertionError("an order ends with its image or an error")
+
+    async def _state(self, path: str) -> bytes:
+        """What was kept of an image, empty where nothing was."""
+        found = await self.service.filed(self.service.store.files.get, path)
+        return found or b""
+
+    async def _save(self, live: Live, i: int, state: Saved) -> None:
+        """Keeps the state of an image; where the store cannot be reached, the one before it stays."""
+        with contextlib.suppress(ApiError):                # it has been logged
+            await self.service.filed(self.service.store.files.put, live.states[i], state.data)
+            live.saved[i] = state.step
 
     async def _start(self, row: Row[Any]) -> Start | None:
         """What the images start from. Raises ApiError 410 where its file is gone."""
@@ -179,25 +203,29 @@ class Runner:
             raise ApiError(410, "picture_gone", "the picture that this job starts from is gone; submit it again")
         return Start.of(head, data)
 
-    async def _keep(self, row: Row[Any], made: list[Made]) -> bool:
+    async def _keep(self, live: Live, made: list[Made]) -> bool:
         """Writes the pictures, then the end of the job; False where it had ended otherwise meanwhile, and the pictures go."""
+        row = live.row
         form = Wish(*row.work["wish"]).format
         found = [Image(f"jobs/{row.id}/{i}.{form}", hashlib.sha256(one.data).hexdigest(), one.facts) for i, one in enumerate(made)]
         for image, one in zip(found, made, strict=True):
             await self.service.filed(self.service.store.files.put, image.path, one.data)
         warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
         if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
+            if any(live.saved):
+                await self.service.filed(self.service.store.files.delete, live.states)
             return True
         await self.service.filed(self.service.store.files.delete, [image.path for image in found])
         return False
 
-    async def _give_up(self, job: str, error: ApiError) -> None:
+    async def _give_up(self, live: Live, error: ApiError) -> None:
         """Puts the job back where the error is ours, and ends it where it is its own."""
+        job = live.row.id
         try:
             if error.code in BACK:
-                await self.service.stored(self.jobs.release, job, False)
+                await self.service.stored(self.jobs.release, job, False, sum(live.saved))
             elif error.code == "engine_restarted":
-                await self.service.stored(self.jobs.release, job, True)
+                await self.service.stored(self.jobs.release, job, True, sum(live.saved))
             elif error.code != "cancelled":
                 await self.service.stored(self.jobs.fail, job, {"status": error.status, "code": error.code, "message": error.message})
         except ApiError:

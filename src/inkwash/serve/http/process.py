@@ -15,6 +15,8 @@ from inkwash.serve.http.channel import Decoder, Frame
 class Process:
     """A worker process: a model on a device. `launch` is what it is told to load."""
 
+    saves = True
+
     def __init__(self, launch: dict[str, Any]) -> None:
         self.launch = launch
         self._writer: asyncio.StreamWriter | None = None

@@ -34,6 +34,7 @@ from inkwash.serve.store import open_store
 from inkwash.serve.store.database import first_line
 
 LOG = logging.getLogger("inkwash.serve")
+SAVE_SEC = 5.0                                             # how long the last states of a server that leaves may take
 Words = TypeVarTuple("Words")
 Result = TypeVar("Result")
 
@@ -93,13 +94,25 @@ class Service:
         """Starts the workers."""
         self._tasks = [asyncio.create_task(worker.run()) for worker in self.workers]
 
+    def save(self) -> None:
+        """Asks for the state of every order that nobody waits for, so that the work on it is not lost with its worker."""
+        for worker in self.workers:
+            for order in worker.live.values():
+                if order.patient:
+                    worker.save(order)
+
     async def drain(self, limit_sec: float) -> None:
-        """Refuses new work and waits until there is none, at most `limit_sec`; what is left then is refused as `draining`."""
+        """Refuses new work and waits until there is none, at most `limit_sec`; what is left is saved where it can be, and refused as `draining`."""
         self.draining = True
         self._changed()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_sec):
                 while any(worker.live for worker in self.workers):
+                    await asyncio.sleep(0.02)
+        self.save()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SAVE_SEC):
+                while any(order.saving for worker in self.workers for order in worker.live.values()):
                     await asyncio.sleep(0.02)
         for worker in self.workers:
             for order in list(worker.live.values()):
@@ -170,8 +183,11 @@ class Service:
         return backlog
 
     def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,
-              patient: bool = False) -> tuple[Backend, list[Order]]:
-        """The orders of the requests, on the worker that will be finished first. Raises ApiError when they are too many or too late."""
+              patient: bool = False, states: Sequence[bytes] = ()) -> tuple[Backend, list[Order]]:
+        """The orders of the requests, on the worker that will be finished first; `states` are those that were saved of each, or none.
+
+        Raises ApiError when they are too many or too late.
+        """
         worker = self.ready_worker(model)
         share = 1.0 if start is None else start.strength
         steps = [max(1, round(share * request.steps)) for request in requests]
@@ -179,17 +195,18 @@ class Service:
         due_sec = None
         if not patient:
             due_sec = require_in_time(worker.rate, self._require_room(worker, owner, len(requests)), sum(costs), max(steps), deadline_sec)
-        return worker, [worker.submit(request, owner, cost, due_sec, wish, start, patient) for request, cost in zip(requests, costs)]
+        return worker, [worker.submit(request, owner, cost, due_sec, wish, start, patient, state)
+                        for request, cost, state in zip(requests, costs, states or [b""] * len(requests), strict=True)]
 
     @contextlib.asynccontextmanager
     async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,
-                      patient: bool = False) -> AsyncIterator[list[Order]]:
+                      patient: bool = False, states: Sequence[bytes] = ()) -> AsyncIterator[list[Order]]:
         """`place` for the time of a block; what is not finished when the block is left, however it is left, is cancelled.
 
         Raises ApiError 504 `deadline_exceeded` when the block takes longer than the deadline.
         """
-        worker, orders = self.place(model, requests, owner, deadline_sec, wish, start, patient)
-        del start                                          # the worker has the pixels now
+        worker, orders = self.place(model, requests, owner, deadline_sec, wish, start, patient, states)
+        del start, states                                          # the worker has the pixels now
         try:
             async with asyncio.timeout(deadline_sec):
                 yield orders

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     jobs: int = Field(10_000, ge=1, description="jobs that wait or run; more are refused with 503")
     jobs_per_key: int = Field(1000, ge=1, description="of these, jobs of one key; more are refused with 429")
     jobs_in_work: int = Field(8, ge=1, description="images of jobs that a worker makes at once, in what other requests leave of its time")
+    jobs_save_sec: float = Field(30.0, gt=0, description="how often the states of images of jobs are kept, to go on from after a crash")
     keep_hours: float = Field(24.0, gt=0, le=24 * 366, description="how long a job that has ended, and an answer with an Idempotency-Key, are kept")
     log_prompts: bool = Field(False, description="write prompts into the log")
 

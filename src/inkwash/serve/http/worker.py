@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from inkwash.errors import InkwashError, VerifyError
+from inkwash.errors import CheckpointError, InkwashError, VerifyError
 from inkwash.io.png import infotext, pixel_sha256, png_bytes
 from inkwash.output import Image, to_pil
 from inkwash.pipeline import Pipeline
@@ -80,6 +80,8 @@ class Worker:
             del self.items[item.number]
         elif head["do"] == "preview" and item is not None:
             self._preview(item)
+        elif head["do"] == "save" and item is not None:
+            self._send({"is": "saved", "id": item.number, "done": item.ticket.step}, self._engine.save(item.ticket))
 
     @property
     def _engine(self) -> Engine:
@@ -100,14 +102,21 @@ class Worker:
         self._send({"is": "ready", **facts, "golden": golden, "rate": engine.rate.value})
 
     def _submit(self, head: dict[str, Any], body: bytes) -> None:
+        state, body = body[: head["state"]], body[head["state"] :]
+        how = {"key": head["key"], "deadline_sec": head["deadline_sec"], "priority": head["priority"]}
         try:
             request, note = read_request(head, body)
-            ticket = self._engine.submit(request, key=head["key"], deadline_sec=head["deadline_sec"], priority=head["priority"])
+            ticket, unused = None, ""
+            try:
+                ticket = self._engine.resume(state, of=request, **how) if state else None
+            except CheckpointError as error:               # the order starts over, and the web process logs why
+                unused = error.code
+            ticket = ticket or self._engine.submit(request, **how)
         except InkwashError as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
             return
-        self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]), note)
-        self._send({"is": "accepted", "id": head["id"], "total": ticket.steps, "cost": ticket.cost})
+        self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]), note, ticket.step)
+        self._send({"is": "accepted", "id": head["id"], "total": ticket.steps, "cost": sum(ticket.job.rows), "done": ticket.step, "unused": unused})
 
     def _check(self, head: dict[str, Any], body: bytes) -> None:
         try:

@@ -117,7 +117,7 @@ class Jobs:
             now = self.database.now(connection)
             number = connection.scalar(first)
             taken = update(jobs).where(jobs.c.number == number, jobs.c.status == "queued").values(
-                status="running", holder=self.database.holder, lease=now + LEASE_SEC, attempts=jobs.c.attempts + 1, done=0,
+                status="running", holder=self.database.holder, lease=now + LEASE_SEC, attempts=jobs.c.attempts + 1,
                 started=func.coalesce(jobs.c.started, now)).returning(jobs)
             return None if number is None else connection.execute(taken).one_or_none()
 
@@ -136,13 +136,13 @@ class Jobs:
             back = update(jobs).where(dead).values(status="queued", holder="")
             return connection.execute(failed).rowcount + connection.execute(back).rowcount
 
-    def release(self, job: str, blame: bool) -> bool:
-        """Puts a job of this server back into the line; `blame` counts the attempt, and the last one fails the job."""
+    def release(self, job: str, blame: bool, done: int = 0) -> bool:
+        """Puts a job of this server back into the line, `done` of its steps kept; `blame` counts the attempt, and the last one fails the job."""
         with self.database.engine.begin() as connection:
             last = self._mine(job).where(jobs.c.attempts >= MAX_ATTEMPTS)
             if blame and changed(connection, last.values(status="failed", finished=self.database.now(connection), error=GAVE_UP)):
                 return True
-            return changed(connection, self._mine(job).values(status="queued", holder="", done=0, attempts=jobs.c.attempts - (0 if blame else 1)))
+            return changed(connection, self._mine(job).values(status="queued", holder="", done=done, attempts=jobs.c.attempts - (0 if blame else 1)))
 
     def finish(self, job: str, made: Sequence[Image], warnings: Sequence[str]) -> bool:
         """Ends a job of this server with its pictures, all or nothing; False where it is no longer this server's."""
@@ -171,7 +171,7 @@ class Jobs:
             old = connection.execute(select(jobs.c.id, jobs.c.work).where(jobs.c.finished < before).order_by(jobs.c.number).limit(limit)).all()
             gone = [row.id for row in old]
             paths = [row.path for row in connection.execute(select(images.c.path).where(images.c.job.in_(gone)))]
-            paths += [path for row in old for path in row.work["files"]]
+            paths += [path for row in old for path in (*row.work["files"], *states_of(row.id, len(row.work["requests"])))]
             connection.execute(delete(jobs).where(jobs.c.id.in_(gone)))
             return paths if gone else None
 
@@ -188,6 +188,11 @@ def changed(connection: Connection, change: Update) -> bool:
 def new_id() -> str:
     """The id of a new job, which nobody can guess."""
     return f"job_{secrets.token_hex(12)}"
+
+
+def states_of(job: str, number: int) -> list[str]:
+    """Where the states of a job's `number` images are kept while it is under way."""
+    return [f"jobs/{job}/{i}.state" for i in range(number)]
 
 
 def _line(model: str) -> Subquery:

@@ -1,0 +1,82 @@
+"""What a worker saves of an order under way, and goes on from: the same file, whatever was saved and wherever it was cut."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inkwash.request import Request
+from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.worker import Worker
+
+ASK = Request("a small red cube", "", 5, 12, "dpmpp_2m_sde", "karras", 3.0, 32, 32)
+
+
+class Bench:
+    """A worker in this process, and what it has sent."""
+
+    def __init__(self, model: Path) -> None:
+        self.sent: list[Frame] = []
+        self.worker = Worker(self.sent.append)
+        self.do("load", folder=str(model), device="cpu", policy="fair", queue=8)
+
+    def do(self, what: str, body: bytes = b"", **head: Any) -> None:
+        self.worker.handle(Frame({"do": what, **head}, body))
+
+    def submit(self, number: int, request: Request, state: bytes = b"") -> dict[str, Any]:
+        self.do("submit", state, id=number, request=dataclasses.asdict(request), key="", deadline_sec=None, priority=-1, format="png",
+                compression=100, previews=(), start=None, state=len(state))
+        [head] = [frame.head for frame in self.sent if frame.head.get("id") == number and frame.head["is"] == "accepted"]
+        return head
+
+    def made(self, number: int) -> Frame:
+        while self.worker.pending:
+            self.worker.tick()
+        [frame] = [frame for frame in self.sent if frame.head.get("id") == number and frame.head["is"] == "made"]
+        return frame
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_model: Path) -> Bench:
+    return Bench(tiny_model)
+
+
+def state_of(bench: Bench, number: int, ticks: int) -> bytes:
+    """What is saved after some ticks of an order that is then dropped."""
+    bench.submit(number, ASK)
+    for _ in range(ticks):
+        bench.worker.tick()
+    bench.do("save", id=number)
+    saved = bench.sent[-1]
+    assert (saved.head["is"], saved.head["id"], saved.head["done"]) == ("saved", number, ticks)
+    bench.do("cancel", id=number)
+    bench.do("save", id=number)
+    assert bench.sent[-1] is saved, "there is nothing to save any more"
+    return saved.body
+
+
+def test_an_order_goes_on_from_what_was_saved(bench: Bench) -> None:
+    bench.submit(1, ASK)
+    whole = bench.made(1)
+    for number, ticks in ((2, 1), (3, 7), (4, 11)):
+        state, rows = state_of(bench, number, ticks), bench.worker.engine.rows_done if bench.worker.engine else 0
+        told = bench.submit(10 * number, ASK, state)
+        assert (told["done"], told["unused"], told["total"], told["cost"]) == (ticks, "", 12, 24)
+        again = bench.made(10 * number)
+        assert (again.body, again.head["facts"]) == (whole.body, whole.head["facts"])
+        assert bench.worker.engine is not None
+        assert bench.worker.engine.rows_done - rows == 2 * (12 - ticks), "what was made is not made again"
+
+
+def test_a_state_that_does_not_fit_is_not_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = state_of(bench, 5, 3)
+    for number, wrong, request, code in ((6, state[:-1], ASK, "suspended_damaged"), (7, state, dataclasses.replace(ASK, seed=6), "other_request")):
+        told = bench.submit(number, request, wrong)
+        assert (told["done"], told["unused"]) == (0, code)
+    monkeypatch.setattr("inkwash.serve.suspend.__version__", "0.0.0")
+    assert bench.submit(8, ASK, state)["unused"] == "other_version"
+    fresh = [bench.made(number).head["facts"]["pixel_sha256"] for number in (6, 7, 8)]
+    assert fresh[0] == fresh[2] != fresh[1]
