@@ -126,7 +126,7 @@ class Runner:
         """How many more images of jobs its workers take."""
         if self.service.draining:
             return 0
-        ready = sum(worker.state == "ready" for worker in model.workers)
+        ready = sum(worker.engines for worker in model.workers if worker.state == "ready")
         taken = sum(len(live.requests) for live in self.live.values() if live.row.model == model.info.name)
         return self.service.settings.jobs_in_work * ready - taken
 
