@@ -91,6 +91,32 @@ def test_a_replica_drops_the_work_of_a_process_that_is_gone(tiny_model: Path, mo
     wait(lambda: one._owed == 0, 30)
 
 
+def test_a_state_that_one_replica_tells_is_where_another_goes_on(tiny_model: Path) -> None:
+    pytest.importorskip("ray", reason=REASON)
+    from inkwash.serve.ray import replica
+
+    first, second = (replica.Replica(replica.Args(model=str(tiny_model), device="cpu")) for _ in range(2))
+
+    async def saved() -> Frame:
+        async for frames in first.ask(Frame({**SUBMIT, "link": "here"})):
+            for frame in frames:
+                if frame.head["is"] == "saved":
+                    return frame
+                if frame.head["is"] == "step" and frame.head["done"] >= 3:
+                    await first.tell(Frame({"do": "save", "id": 7}))
+        raise AssertionError("nothing was saved")
+
+    async def accepted(state: bytes) -> dict[str, Any]:
+        async for frames in second.ask(Frame({**SUBMIT, "link": "there", "state": len(state)}, state)):
+            return frames[0].head
+        raise AssertionError("nothing was told")
+
+    state = asyncio.run(saved())
+    assert state.head["done"] >= 3
+    found = asyncio.run(accepted(state.body))
+    assert (found["is"], found["done"], found["unused"]) == ("accepted", state.head["done"], "")
+
+
 def test_a_replica_without_its_model_does_not_start(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason=REASON)
     from inkwash.serve.ray import replica

@@ -38,7 +38,7 @@ Take = Callable[[Frame], None]
 class Replicas:
     """All replicas of the application of a model."""
 
-    saves = False                                          # a call that is lost begins again on another replica
+    saves = True
 
     def __init__(self, model: str) -> None:
         self.app = app_of(model)
