@@ -23,7 +23,7 @@ from sqlalchemy import delete, text, update
 from inkwash.errors import ResourceError
 from inkwash.serve.store import Store, open_store
 from inkwash.serve.store.answers import Answer, InWork, Other
-from inkwash.serve.store.jobs import MAX_ATTEMPTS, Ahead, Image, New, new_id
+from inkwash.serve.store.jobs import MAX_ATTEMPTS, Ahead, Image, New, new_id, states_of
 from inkwash.serve.store.tables import answers, jobs, metadata
 
 IMAGE = Image("jobs/x/0.png", "0" * 64, {"seed": 1})
@@ -50,7 +50,7 @@ def store(address: str, tmp_path: Path) -> Iterator[Store]:
 
 
 def job(owner: str, model: str = "m", cost: float = 10.0) -> New:
-    return New(new_id(), owner, model, {"files": []}, cost, 4, ["note"], time.time(), None)
+    return New(new_id(), owner, model, {"requests": [{}], "files": []}, cost, 4, ["note"], time.time(), None)
 
 
 def add(store: Store, owner: str, model: str = "m", cost: float = 10.0) -> str:
@@ -180,7 +180,7 @@ def test_what_ended_long_ago_is_forgotten(store: Store) -> None:
     store.jobs.claim("m")
     store.jobs.finish(one, [IMAGE], [])
     assert store.jobs.forget(60) is None
-    assert store.jobs.forget(-60) == [IMAGE.path]
+    assert store.jobs.forget(-60) == [IMAGE.path, *states_of(one, 1)]
     assert store.jobs.get(one, "alice") is None
     assert store.jobs.get(two, "alice") is not None, "it waits still"
 
