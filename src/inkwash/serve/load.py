@@ -12,13 +12,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -114,57 +112,20 @@ class Target:
         return Sent(arrival, lag, seconds, status, "", picture["pixel_sha256"], base64.b64decode(picture["b64_json"]) if keep else b"")
 
 
-class Crew:
-    """Threads, as many as there are calls under way at once; the end of the block waits for all calls."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._free = threading.Semaphore(0)
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for _ in self._threads:
-            self._calls.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def do(self, call: Callable[[], None]) -> None:
-        """Makes a call at once, in a thread that is free or a new one."""
-        if not self._free.acquire(blocking=False):
-            self._threads.append(threading.Thread(target=self._work, daemon=True))
-            self._threads[-1].start()
-        self._calls.put(call)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                call()
-            finally:
-                self._free.release()
-
-
 def run(target: Target, arrivals: Sequence[Arrival], sample: int) -> list[Sent]:
     """Sends the arrivals at their times and returns what became of each, in order; the pictures of about `sample` of them are kept."""
     every = max(1, len(arrivals) // max(1, sample))
-    found: list[Sent | None] = [None] * len(arrivals)
     start = time.perf_counter() + 0.1
-
-    def send(number: int) -> None:
-        arrival = arrivals[number]
-        found[number] = target.image(arrival, start + arrival.at, sample > 0 and number % every == 0)
-
-    with Crew() as crew:
+    calls = []
+    with ThreadPoolExecutor(max(1, len(arrivals))) as threads:                          # a free thread takes the next call, else a new one
         for number, arrival in enumerate(arrivals):
             time.sleep(max(0.0, start + arrival.at - time.perf_counter()))
-            crew.do(partial(send, number))
+            calls.append(threads.submit(target.image, arrival, start + arrival.at, sample > 0 and number % every == 0))
     target.close()
-    missing = sum(one is None for one in found)
-    if missing:
-        raise ResourceError("load_failed", f"{missing} requests got an answer that could not be read; is it inkwash serve?")
-    return [one for one in found if one is not None]
+    try:
+        return [call.result() for call in calls]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResourceError("load_failed", f"an answer could not be read ({type(error).__name__}: {error}); is it inkwash serve?") from None
 
 
 def wrong(sent: Sequence[Sent], solo: Callable[[Arrival], str]) -> tuple[int, int]:
