@@ -31,8 +31,7 @@ from verify_toys import RIGHT, converted, pictures, trained, write  # noqa: E402
 from inkwash.core.coordinate import Coordinate, TimeIndex  # noqa: E402
 from inkwash.core.prediction import EDM, X0, Eps, Prediction, V, Velocity  # noqa: E402
 from inkwash.core.schedule import Cosine, Linear, ScaledLinear, Schedule, Sigmoid, Straight, ZeroTerminal  # noqa: E402
-from inkwash.io.find import find_model
-from inkwash.io.info import read_info  # noqa: E402
+from inkwash.io.find import find_model, read_info  # noqa: E402
 from inkwash.verify.mislabel import MISLABELS, suited  # noqa: E402
 from inkwash.verify.model import examine, report  # noqa: E402
 
