@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families_images import BUDGET, CLASSES, FAMILIES, HELD_OUT, TRAIN, WORLD, drawn, measured, trained
+from families_images import BUDGET, CLASSES, COMPARED, FAMILIES, HELD_OUT, TRAIN, WORLD, compared, drawn, measured, trained
 from families_plane import plane
 from PIL import Image
 from torch import Tensor
 
 from inkwash.evaluate.extractors.features import extract
 from inkwash.evaluate.extractors.load import load_extractor
-from inkwash.evaluate.measure import distances
 
 
 def images(budget: float, sheet: Path | None) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def images(budget: float, sheet: Path | None) -> dict[str, Any]:
     extractor, data, held_out = load_extractor("ink"), drawn(TRAIN, 1), drawn(HELD_OUT, 2)
     real, other = (extract(extractor, part.images.split(100)) for part in (held_out, drawn(HELD_OUT, 3)))
     found: dict[str, Any] = {"world": WORLD, "classes": CLASSES, "train": TRAIN, "held_out": HELD_OUT, "budget": budget, "extractor": extractor.hash,
-                             "data": {key: [value.value, value.low, value.high] for key, value in distances(real, other).items()}}
+                             "data": compared(real, other)}
     rows = [held_out.images]
     for name in FAMILIES:
         family, about = trained(name, data, budget)
@@ -73,9 +72,8 @@ def table(found: dict[str, Any]) -> str:
                   row("speed: microseconds a sample, median", "", [f"{median([r['microseconds'] for r in runs[n]]):.1f}" for n in names])]
     if "images" in found:
         part = found["images"]
-        keys = {"fd": "quality: Frechet distance", "precision": "quality: precision", "recall": "coverage: recall", "coverage": "coverage: coverage"}
         lines += [["**Pictures**, 32 x 32", "held-out pictures", *[""] * len(names)]]
-        lines += [row(text, interval(part["data"][key]), [interval(part[n][key]) for n in names]) for key, text in keys.items()]
+        lines += [row(text, interval(part["data"][key]), [interval(part[n][key]) for n in names]) for key, text in COMPARED.items()]
         lines += [row("likelihood: bits a colour value (GAN: kernel estimate, no density of its own)", "",
                       [f"{part[n]['bits'][0]:.2f} ± {1.96 * part[n]['bits'][1]:.2f}" for n in names]),
                   row("speed: milliseconds a picture", "", [f"{1000 * part[n]['seconds_per_image']:.2f}" for n in names]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ from inkwash.denoiser import Denoiser
 from inkwash.evaluate.denoisers.likelihood import bits_per_dimension, log_likelihood
 from inkwash.evaluate.extractors.features import Extractor, extract
 from inkwash.evaluate.judges.scenes import bank, find
-from inkwash.evaluate.measure import distances
+from inkwash.evaluate.measure import Views, measure
 from inkwash.guide import CFG, evaluate
 from inkwash.nn.unet import UNetConfig
 from inkwash.sample import Program, Sampler, prior, run
@@ -43,6 +43,7 @@ TRAIN, HELD_OUT, LIKELIHOODS = 8000, 1500, 64
 SHAPES, COLOURS = read(WORLD).shape, read(WORLD).color
 CLASSES = len(SHAPES) * len(COLOURS)
 BIN = 2 / 255
+COMPARED = {"fd": "quality: Frechet distance", "precision": "quality: precision", "recall": "coverage: recall", "coverage": "coverage: coverage"}
 
 
 class Data(NamedTuple):
@@ -204,7 +205,7 @@ def diffusion(seed: int) -> Family:
     denoiser, schedule = Denoiser(config.build().to(memory_format=torch.channels_last), V(), sigma_data=0.5), Cosine()
     slow = {name: p.detach().clone() for name, p in denoiser.named_parameters()}
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
-    noise = torch.Generator().manual_seed(seed)
+    noise, made = torch.Generator().manual_seed(seed), count(1)
 
     def step(x0: Tensor, labels: Tensor) -> None:
         x0 = x0 + BIN * (torch.rand(x0.shape, generator=noise) - 0.5)
@@ -217,7 +218,8 @@ def diffusion(seed: int) -> Family:
         target = denoiser.prediction.target(out.level, x0 / denoiser.sigma_data, eps)
         update((out.y.float() - target).square().mean(), optimizer)
         with torch.no_grad():
-            torch._foreach_lerp_(list(slow.values()), [p for _, p in denoiser.named_parameters()], 0.003)
+            share = max(0.003, 10 / (10 + next(made)))     # over the last tenth at first, or a short run would keep its initial weights
+            torch._foreach_lerp_(list(slow.values()), [p for _, p in denoiser.named_parameters()], share)
 
     def averaged() -> Denoiser:
         found = Denoiser(config.build(), V(), sigma_data=0.5)
@@ -265,19 +267,25 @@ def trained(name: str, data: Data, budget: float, seed: int = 0) -> tuple[Family
 
 
 @torch.no_grad()
+def compared(real: Tensor, features: Tensor) -> dict[str, list[float]]:
+    """[value, low, high] of each of COMPARED, of features (N, D) beside real ones."""
+    found = measure(Views(real), Views(features))
+    return {key: list(found[key][:3]) for key in COMPARED}
+
+
 def measured(family: Family, held_out: Data, real: Tensor, extractor: Extractor) -> tuple[dict[str, Any], Tensor]:
     """Quality, coverage, likelihood, speed and control of a trained family, and its pictures (N, 3, 32, 32)."""
     began = time.perf_counter()
     made = family.sample(held_out.labels, 1)
     seconds = time.perf_counter() - began
-    found = distances(real, extract(extractor, made.split(100)))
+    found = compared(real, extract(extractor, made.split(100)))
     known = bank(SIZE, read(WORLD))
     seen = [find(image.permute(1, 2, 0).numpy(), known) for image in made]
     asked = [(COLOURS[int(label) // len(SHAPES)], SHAPES[int(label) % len(SHAPES)]) for label in held_out.labels]
     spread = torch.rand(LIKELIHOODS, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(9)) - 0.5
     dequantised = scaled(held_out.images[:LIKELIHOODS]) + BIN * spread
-    bits = family.bits(dequantised, held_out.labels[:LIKELIHOODS])
-    return {**{key: [value.value, value.low, value.high] for key, value in found.items()}, "seconds_per_image": seconds / len(made),
+    bits = family.bits(dequantised, held_out.labels[:LIKELIHOODS]).detach()
+    return {**found, "seconds_per_image": seconds / len(made),
             "bits": [float(bits.mean()), float(bits.std()) / math.sqrt(len(bits))],
             "color_right": sum(len(things) == 1 and things[0].color == color for things, (color, _) in zip(seen, asked)) / len(asked),
             "shape_right": sum(len(things) == 1 and things[0].shape == shape for things, (_, shape) in zip(seen, asked)) / len(asked)}, made

@@ -103,3 +103,13 @@ def test_T10_every_cell_of_the_table_of_families_is_measured(benchmarks: None, m
     assert len(cells) == 8
     assert all(cell for row in cells for cell in row[2:])
 
+
+def test_T10_pictures_are_compared_in_all_that_the_table_shows(benchmarks: None) -> None:
+    pictures = import_module("families_images")
+    rng = torch.Generator().manual_seed(0)
+    real, near, far = (scale * torch.randn(200, 8, generator=rng) for scale in (1.0, 1.0, 3.0))
+    same, other = pictures.compared(real, near), pictures.compared(real, far)
+    assert set(same) == set(pictures.COMPARED)
+    assert all(low <= value <= high for value, low, high in (*same.values(), *other.values()))
+    assert same["fd"][0] < other["fd"][0]
+    assert same["precision"][0] > other["precision"][0]
