@@ -31,7 +31,7 @@ ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "inkw
 serve = pytest.importorskip("ray.serve", reason='Ray is not installed: pip install "inkwash[ray]"')
 TEMPLATE = Path(inkwash.serve.__file__).parent / "ray" / "serve.yaml"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-CPUS, STORE_BYTES = 0.4, 200 << 20
+CPUS, STORE_BYTES, CALLS = 0.4, 200 << 20, 12
 SERVE = str(Path(sys.executable).with_name("serve"))
 
 
@@ -42,7 +42,7 @@ def address(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     app = found["applications"][0]
     app["name"], app["args"]["model"] = "inkwash-tiny", str(tiny_model)
     deployment = app["deployments"][0]
-    deployment["ray_actor_options"]["num_cpus"] = CPUS
+    deployment["ray_actor_options"]["num_cpus"], deployment["max_ongoing_requests"] = CPUS, CALLS
     deployment["autoscaling_config"].update(min_replicas=1, max_replicas=2, upscale_delay_s=0, downscale_delay_s=3600)
     deployment["autoscaling_config"]["policy"]["policy_kwargs"]["target_sec"] = 0.5
     file = tmp_path_factory.mktemp("ray") / "serve.yaml"
@@ -159,6 +159,11 @@ def test_unlike_requests_have_the_bytes_of_the_library(server: Running, pipeline
                                       for seed, (sampler, guidance) in enumerate(kinds)]
     asked = [Asked(server, **one) for one in settings]
     assert [pixels(one.answer()) for one in asked] == [alone(pipeline, **one, width=32, height=32) for one in settings]
+
+
+def test_a_request_that_is_done_holds_no_call(server: Running) -> None:
+    for seed in range(2 * CALLS + 6):
+        assert Asked(server, seed=seed, steps=2).answer().status_code == 200
 
 
 def test_the_contract_is_that_of_the_plain_server(server: Running) -> None:

@@ -31,6 +31,7 @@ from inkwash.io.find import read_info
 from inkwash.io.foreign import describe, foreign_config, foreign_hash, foreign_tensors, foreign_tokenizer, marks, tokenizer_files
 from inkwash.io.foreign_config import to_foreign
 from inkwash.io.foreign_info import is_foreign
+from inkwash.io.foreign_own import CODE, LOADER, own_index
 from inkwash.io.info import INFO, ModelInfo, info_text
 from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
 from inkwash.nn.config import NetworkConfig
@@ -138,7 +139,7 @@ def load_tokenizer(folder: Path, length: int) -> Tokenizer:
 
 
 def save_info(folder: Path, info: ModelInfo) -> None:
-    """Writes inkwash.json, model_index.json and the scheduler's config. Call it last: it completes a folder."""
+    """Writes inkwash.json, what diffusers opens the folder by, and the scheduler's config. Call it last: it completes a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"_class_name": "Pipeline", "_inkwash_version": info.inkwash, "scheduler": ["inkwash", info.process.split("(")[0]]}
     configs = {path.parent.name: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*/config.json"))}
@@ -150,7 +151,10 @@ def save_info(folder: Path, info: ModelInfo) -> None:
     files = {"model_index.json": index, "scheduler/scheduler_config.json": {"_class_name": "Schedule", "process": info.process,
                                                                             "prediction": info.prediction, "gauge": info.gauge}}
     files |= describe(info, configs, tokenizer)
-    texts = {INFO: info_text(info), **{name: json.dumps(raw, indent=1) + "\n" for name, raw in files.items()}}
+    texts = {INFO: info_text(info)}
+    if own := own_index(info, configs, tokenizer):
+        files["model_index.json"], texts[LOADER] = own, CODE
+    texts |= {name: json.dumps(raw, indent=1) + "\n" for name, raw in files.items()}
     for name, text in texts.items():
         write_text(folder / name, text)
     _enter(folder, {name: _entry(text) for name, text in texts.items()})

@@ -125,6 +125,7 @@ class Replicas:
             if head.get("deadline_sec") is not None:
                 head["deadline_sec"] = max(0.001, began + head["deadline_sec"] - time.monotonic())
             answer = handle.options(method_name="ask", stream=True).remote(Frame(head, frame.body))
+            ended = False
             try:
                 async for frames in cast(DeploymentResponseGenerator[list[Frame]], answer):
                     for one in frames:
@@ -132,12 +133,15 @@ class Replicas:
                         if step is None or step > seen:               # what was told already is not told again
                             self._take(Frame({**one.head, "id": number}, one.body))
                             seen = seen if step is None else step
-                        if one.head["is"] in LAST:
-                            return
+                        ended = ended or one.head["is"] in LAST       # and read on: Ray counts a stream as under way until its end is read
+                if ended:
+                    return
             except asyncio.CancelledError:
                 await asyncio.to_thread(answer.cancel)
                 raise
             except LOST as error:
+                if ended:
+                    return
                 LOG.error("a replica was lost", extra={"fields": {"app": self.app, "error": type(error).__name__}})
             except Exception:
                 LOG.exception("a bug")

@@ -28,7 +28,7 @@ from inkwash.serve.http.channel import Frame
 from inkwash.serve.ray.scale import WAIT
 
 LOG = logging.getLogger("ray.serve")
-UNBOUNDED = 1_000_000                                      # the deployment's max_ongoing_requests bounds the calls, and so the tickets
+UNBOUNDED = 1_000_000                                      # the doors' `queue` bounds the images, and Ray the calls
 LEASE_SEC = 10.0
 LAST = ("made", "expired", "failed", "checked")            # what an order ends with
 
@@ -75,7 +75,7 @@ class Replica:
                 found = [await events.get()]
                 while not events.empty():
                     found.append(events.get_nowait())
-                last = found[-1].head["is"] in LAST
+                last = any(one.head["is"] in LAST for one in found)       # the step that finished it may come behind it
                 yield found
         finally:
             del self._streams[number]
