@@ -6,6 +6,9 @@ Both programs get the same start noise, sampler, steps and guidance, in float32,
 difference in levels of 255. Each row of settings is one scheduler; the first is that of the folder itself, unless it draws noise of its own, which
 the two programs do not share. Beside them, the ids that both tokenizers give to texts of every kind. It exits with 1 when a picture differs by more
 than 2 levels, or an id at all.
+
+Where a process ends without signal, all their schedulers but DDIM end at abar = 2^-24, and a multistep method feels that in its second step. There
+our sampler is given their levels, and the difference from our own end is told beside it.
 """
 
 from __future__ import annotations
@@ -24,9 +27,11 @@ from torch import Tensor
 
 from inkwash import Pipeline, Request
 from inkwash.condition import TextConditioner
+from inkwash.core.schedule import Schedule, Tabulated
 from inkwash.io.find import find_model
 from inkwash.io.foreign_info import GRIDS, INDEX, read_config
-from inkwash.io.foreign_scheduler import scheduler_config
+from inkwash.io.foreign_own import LOADER
+from inkwash.io.foreign_scheduler import levels_config
 from inkwash.io.info import Defaults
 from inkwash.sample import Sampler
 from inkwash.value import parse
@@ -48,12 +53,13 @@ def own_setting(usual: Defaults, scheduler: Any) -> list[Setting]:
 
 
 def open_there(folder: Path) -> Any:
-    """Their pipeline of a folder of ours, nothing changed. Exits for a folder that has not the form of theirs."""
+    """Their pipeline of a folder of ours, nothing changed. Exits for a folder that it does not open."""
     import diffusers
 
-    if (kind := read_config(folder / INDEX).get("_class_name")) != "StableDiffusionPipeline":
+    kind = read_config(folder / INDEX).get("_class_name")
+    if kind not in ("StableDiffusionPipeline", [LOADER.removesuffix(".py"), "InkwashPipeline"]):
         sys.exit(f"{folder.name} is a {kind}, which diffusers does not have; the guide to foreign weights says what it opens")
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32, trust_remote_code=isinstance(kind, list))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -62,8 +68,16 @@ def scheduler_of(ours: Pipeline, asked: Defaults) -> Any:
     """Their scheduler for other defaults of the same model."""
     import diffusers
 
-    config = scheduler_config(dataclasses.replace(ours.info, defaults=asked))
+    config = levels_config(dataclasses.replace(ours.info, defaults=asked))
     return getattr(diffusers, config.pop("_class_name")).from_config(config)
+
+
+def their_levels(process: Schedule, scheduler: Any) -> Schedule:
+    """`process`, or the table of their levels where it ends without signal and theirs does not."""
+    abar = scheduler.alphas_cumprod.double()
+    if process.leak() > 0 or float(abar[-1]) == 0:
+        return process
+    return Tabulated(tuple((1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])).tolist()))
 
 
 @torch.no_grad()
@@ -78,24 +92,35 @@ def picture_there(pipe: Any, ours: Pipeline, request: Request) -> Tensor:
     return torch.from_numpy((made[0] * 255).round().astype("uint8")).permute(2, 0, 1)
 
 
+def picture_here(ours: Pipeline, request: Request) -> Tensor:
+    """Our picture (3, H, W), as whole numbers whose difference has a sign."""
+    pixels = ours.generate([request])[0].pixels
+    assert pixels is not None
+    return pixels.int()
+
+
 def pictures(ours: Pipeline, pipe: Any, rows: list[Setting], prompts: tuple[str, ...]) -> list[dict[str, Any]]:
     """One row for each setting: differences per prompt, and how much the pictures have in them."""
     width, height = ours.info.sizes.default
-    own, found = pipe.scheduler, []
+    own, process, found = pipe.scheduler, ours.schedule, []
     for asked, word in rows:
         pipe.scheduler = own if word else scheduler_of(ours, asked)
+        shared = their_levels(process, pipe.scheduler)
         per: dict[str, dict[str, float]] = {}
         spreads = []
         for seed, prompt in enumerate(prompts):
             request = Request(prompt, "", seed, asked.steps, asked.sampler, asked.spacing, asked.guidance, width, height)
-            here = ours.generate([request])[0].pixels
-            assert here is not None
-            apart = (here.int() - picture_there(pipe, ours, request).int()).abs()
-            per[prompt] = {"largest": int(apart.max()), "mean": round(float(apart.float().mean()), 4)}
+            there = picture_there(pipe, ours, request).int()
+            ours.schedule = shared
+            here = picture_here(ours, request)
+            ours.schedule = process
+            apart = (here - there).abs()
+            own_end = apart if shared == process else (picture_here(ours, request) - there).abs()
+            per[prompt] = {"largest": int(apart.max()), "mean": round(float(apart.float().mean()), 4), "largest_from_our_end": int(own_end.max())}
             spreads.append(float(here.float().std()))
         found.append({**dataclasses.asdict(asked), "scheduler": type(pipe.scheduler).__name__, "what": word, "spread": round(min(spreads), 1),
                       "largest": max(row["largest"] for row in per.values()), "mean": round(statistics.mean(row["mean"] for row in per.values()), 4),
-                      "prompts": per})
+                      "largest_from_our_end": max(row["largest_from_our_end"] for row in per.values()), "prompts": per})
         print(f"{asked.sampler:<10} {asked.steps:>3} steps, {asked.spacing}, guidance {asked.guidance:g}: largest {found[-1]['largest']}, "
               f"mean {found[-1]['mean']}", flush=True)
     pipe.scheduler = own
@@ -127,9 +152,10 @@ def table(found: dict[str, Any]) -> str:
              f"- date: {head['date']}; torch {head['versions']['torch']}, diffusers {head['versions']['diffusers']}; {head['command']}",
              f"- largest difference of all: {found['largest']} levels (goal: at most {found['goal']})",
              f"- texts to which the tokenizers give other ids: {len(found['texts_with_other_ids'])} of {found['texts']}", "",
-             "| sampler | scheduler | grid | steps | guidance | largest difference, levels | mean difference, levels |", "|" + " --- |" * 7]
+             "| sampler | scheduler | grid | steps | guidance | largest difference, levels | mean difference, levels | largest from our own end |",
+              "|" + " --- |" * 8]
     lines += [f"| {row['sampler']}{', ' + row['what'] if row['what'] else ''} | {row['scheduler']} | {row['spacing']} | {row['steps']} | "
-              f"{row['guidance']:g} | {row['largest']} | {row['mean']} |" for row in found["pictures"]]
+              f"{row['guidance']:g} | {row['largest']} | {row['mean']} | {row['largest_from_our_end']} |" for row in found["pictures"]]
     return "\n".join(lines) + "\n"
 
 
@@ -143,7 +169,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     given = parser.parse_args()
     found = {**compare(given.model, tuple(given.steps), tuple(given.guidance), tuple(given.samplers), tuple(given.prompts)), "machine": machine()}
-    name = given.out / f"{found['machine']['date']}-interop"
+    name = given.out / f"{found['machine']['date']}-interop-{found['model']}"
     name.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     name.with_suffix(".md").write_text(table(found), "utf-8")
     print(table(found))

@@ -27,15 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"data"},
     "denoiser": MATHS | {"nn"},
 }
-HIGH = {"pipeline", "train", "distill", "evaluate", "verify", "serve", "recipes", "cli"}
+HIGH = {"pipeline", "train", "distill", "evaluate", "verify", "serve", "recipes", "cli", "interop"}
 NEVER: dict[str, set[str]] = {
-    "codec": HIGH, "condition": HIGH, "io": HIGH,
-    "pipeline": {"train", "distill", "verify", "serve", "recipes", "cli"},
-    "train": {"sample", "pipeline", "distill", "verify", "serve", "recipes", "cli"},
-    "distill": {"verify", "serve", "recipes", "cli"},
-    "evaluate": {"train", "verify", "serve", "recipes", "cli"},
-    "verify": {"train", "distill", "serve", "recipes", "cli"},
-    "serve": {"train", "distill", "recipes", "cli"},
+    "codec": HIGH, "condition": HIGH, "io": HIGH, "interop": HIGH - {"interop"},
+    "pipeline": {"train", "distill", "verify", "serve", "recipes", "cli", "interop"},
+    "train": {"sample", "pipeline", "distill", "verify", "serve", "recipes", "cli", "interop"},
+    "distill": {"verify", "serve", "recipes", "cli", "interop"},
+    "evaluate": {"train", "verify", "serve", "recipes", "cli", "interop"},
+    "verify": {"train", "distill", "serve", "recipes", "cli", "interop"},
+    "serve": {"train", "distill", "recipes", "cli", "interop"},
 }
 STEPS = {"collect", "curves", "measure", "memory", "parts", "bits", "store", "split"}
 INSIDE: dict[str, set[str]] = {  # which parts of evaluate a part of evaluate may import

@@ -66,7 +66,7 @@ def test_the_layout_is_the_usual_one_and_the_manifest_lists_every_file(tiny_mode
             "text_encoder/model.safetensors", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"} <= files
     assert set(read_manifest(tiny_model)) == files - {"manifest.json"}
     index = json.loads((tiny_model / "model_index.json").read_text())
-    assert index["unet"] == ["inkwash", "UNet"]
+    assert index["unet"] == ["inkwash.interop.parts", "UNet"]
 
 
 def test_the_hash_is_of_what_decides_pixels(copy: Path) -> None:

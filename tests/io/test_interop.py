@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inkwash.io.find import read_info
+from inkwash.io.folder import save_info
 from inkwash.io.foreign_info import SAMPLERS, foreign_info
 from inkwash.io.foreign_scheduler import scheduler_config
 from inkwash.io.info import Defaults
@@ -70,9 +71,10 @@ def test_the_row_of_the_folder_is_on_the_grid_that_is_written(interop: Any, shar
     assert [asked.spacing for asked, _ in interop.own_setting(defaults, scheduler)] == wanted
 
 
-def test_a_folder_that_is_ours_alone_is_named(interop: Any, tiny_model: Path) -> None:
+def test_a_folder_that_is_ours_alone_is_named(interop: Any, tiny_model: Path, tmp_path: Path) -> None:
+    save_info(tmp_path, dataclasses.replace(read_info(tiny_model), process="Straight()", gauge="FLOW"))
     with pytest.raises(SystemExit, match="which diffusers does not have"):
-        interop.open_there(tiny_model)
+        interop.open_there(tmp_path)
 
 
 def test_a_difference_is_seen(interop: Any, shared: Path) -> None:

@@ -44,8 +44,9 @@ def levels_config(info: ModelInfo) -> dict[str, Any]:
     if not betas or prediction is None or info.gauge != "VP" or info.sigma_data != 1.0:
         return {}
     kind, options = _sampler(info.defaults.sampler, zero)
-    return {"_class_name": kind, **betas, "num_train_timesteps": process.num_steps or CONTINUOUS, "prediction_type": prediction, "rescale_betas_zero_snr": zero, **options,
-            **_grid(info.defaults.spacing, kind, zero or isinstance(process, DiscreteCosine)), "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
+    grid = _grid(info.defaults.spacing, kind, zero or isinstance(process, DiscreteCosine))
+    return {"_class_name": kind, **betas, "num_train_timesteps": process.num_steps or CONTINUOUS, "prediction_type": prediction,
+            "rescale_betas_zero_snr": zero, **options, **grid, "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
 
 
 def _sampler(text: str, zero: bool) -> tuple[str, dict[str, Any]]:
