@@ -4,7 +4,8 @@
 
 Requests differ in prompt, negative prompt, sampler, spacing, steps, guidance (off, on, by interval, rescaled), seed and size; they arrive at random
 ticks under random priorities, and some are cancelled, or suspended to bytes and resumed, in mid-image. The solo run is made by a second pipeline
-that makes one request at a time, with two rows to a network call. The count of hashes that differ must be 0.
+that makes one request at a time, with two rows to a network call. The count of hashes that differ must be 0. With the same
+options, it goes on where `--out` ends.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ def tiny(folder: Path) -> Path:
 
 def measure(options: argparse.Namespace, model: str) -> None:
     """Runs the parts, and writes what was found after each."""
-    began, parts = time.monotonic(), []
+    began = time.monotonic()
+    before = json.loads(options.out.read_text("utf-8")) if options.out and options.out.exists() else {"parts": [], "seconds": 0}
+    parts = before["parts"]
     policies = [str(cls()) for cls in registry(Policy).values()]
-    for number in range(-(-options.count // options.part)):
+    for number in range(len(parts), -(-options.count // options.part)):
         if time.monotonic() - began > 60 * options.limit_minutes:
             break
         policy, rows = policies[number % len(policies)], (16, 2, 7, 32)[(number + number // 4) % 4]
@@ -88,7 +91,7 @@ def measure(options: argparse.Namespace, model: str) -> None:
         total = {name: sum(int(one[name]) for one in parts) for name in ("finished", "different", "cancelled", "moved", "rows", "ticks")}
         pipe = Pipeline.from_pretrained(model)
         result = {"what": __doc__.splitlines()[0], "asked": options.count, **total, "determinism": pipe.determinism, "model": pipe.info.name,
-                  "parts": parts, "seconds": round(time.monotonic() - began, 1), "machine": machine()}
+                  "parts": parts, "seconds": round(before["seconds"] + time.monotonic() - began, 1), "machine": machine()}
         print(json.dumps(parts[-1]), flush=True)
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
