@@ -12,13 +12,13 @@ from torch import Generator, Tensor
 
 from inkwash.evaluate.metrics.clipscore import clip_score
 from inkwash.evaluate.metrics.cmmd import cmmd
-from inkwash.evaluate.metrics.compare import compare
+from inkwash.evaluate.metrics.compare import compare, compare_statistics
 from inkwash.evaluate.metrics.frechet import distance, frechet_distance, frechet_unbiased
 from inkwash.evaluate.metrics.interval import Estimate, bootstrap, mean_interval, proportion
 from inkwash.evaluate.metrics.kernel import kernel_distance, kernel_statistic
 from inkwash.evaluate.metrics.memorization import difference, memorization
 from inkwash.evaluate.metrics.moments import Moments
-from inkwash.evaluate.metrics.neighbours import balls, neighbour_statistics, precision_recall_density_coverage, squares
+from inkwash.evaluate.metrics.neighbours import held, neighbour_statistics, precision_recall_density_coverage, radii
 
 F64 = torch.float64
 
@@ -133,16 +133,21 @@ EVEN, DROPPED = (1.0,) * 8, (1.0, 1.0, 1.0, 1.0, 1.0, 0.02, 0.02, 0.0)
 
 
 def prdc(num: int, num_real: int, weights: tuple[float, ...], noise: float, title: str, k: int = 5) -> Case:
-    """Truths of precision and recall are those of the support at hand, by 10000 fresh points; the intervals are shifted to make them zero."""
+    """Truths of precision, density and recall are those of the support at hand, by 10000 fresh points; intervals are shifted to make them zero."""
     def draw(rng: Generator) -> tuple[Estimate, ...]:
         x, y = modes(num_real, 6, EVEN, 0, rng), modes(num, 6, weights, noise, rng)
         found = precision_recall_density_coverage(x, y, k)
-        fresh = [modes(10_000, 6, weights, noise, rng), modes(10_000, 6, EVEN, 0, rng)]
-        given = [float((squares(points, z) <= balls(z, k).radius).any(1).double().mean()) for z, points in zip((x, y), fresh)]
-        moved = [e._replace(value=e.value - t, low=e.low - t, high=e.high - t) for e, t in zip(found[:2], given)]
-        return moved[0], moved[1], found.density, found.coverage
-    names = ("precision - truth given the real set", "recall - truth given the other set", "density", "coverage")
+        fresh = modes(10_000, 6, weights, noise, rng), modes(10_000, 6, EVEN, 0, rng)
+        of_fake, of_real = (held(z, radii(z, k), points)[0] for z, points in zip((x, y), fresh))
+        given = [float(values.mean()) for values in ((of_fake > 0).double(), (of_real > 0).double(), of_fake / k)]
+        return *(moved(e, t) for e, t in zip(found[:3], given)), found.coverage
+    names = ("precision - truth given the real set", "recall - truth given the other set", "density - truth given the real set", "coverage")
     return Case(f"8 modes, {title}, real N = {num_real}, N = {num}, k = {k}", names, draw, None, most=400)
+
+
+def moved(estimate: Estimate, truth: float) -> Estimate:
+    """Shifted so that its truth is zero."""
+    return estimate._replace(value=estimate.value - truth, low=estimate.low - truth, high=estimate.high - truth)
 
 
 def paired(name: str, num: int, apart: float) -> Case:
@@ -162,12 +167,25 @@ def paired(name: str, num: int, apart: float) -> Case:
     return Case(f"pairs of Gaussians, D = 16, N = {num}, apart {apart}", (f"{name}, A - B",), draw, (truths[0] - truths[1],))
 
 
-def paired_precision(num: int) -> Case:
+def paired_neighbours(num: int, num_real: int, alike: bool) -> Case:
+    """B is A with noise on each sample, or, `alike`, other samples of the same model: then all truths are zero. Truths of precision and density are
+    those of the real set at hand, by 10000 fresh pairs."""
+    def pairs(count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        a = modes(count, 6, EVEN, 0.1, rng)
+        return a, modes(count, 6, EVEN, 0.1, rng) if alike else a + 0.15 * torch.randn(a.shape, generator=rng)
     def draw(rng: Generator) -> tuple[Estimate, ...]:
-        real, a = modes(num, 6, EVEN, 0, rng), modes(num, 6, EVEN, 0.1, rng)
-        b = a + 0.15 * torch.randn(a.shape, generator=rng)
-        return tuple(compare(a, b, real, lambda x, y, name=name: neighbour_statistics(x, y)[name]).difference for name in ("precision", "recall"))
-    return Case(f"8 modes, pairs, N = {num}", ("precision, A - B", "recall, A - B"), draw, None)
+        real, (a, b) = modes(num_real, 6, EVEN, 0, rng), pairs(num, rng)
+        of_a, of_b = (neighbour_statistics(real, z) for z in (a, b))
+        found = {name: compare_statistics(of_a[name], of_b[name], smaller_is_better=False).difference for name in of_a}
+        if not alike:
+            more, less = (held(real, radii(real, 5), z)[0] for z in pairs(10_000, rng))
+            found["precision"] = moved(found["precision"], float((more > 0).double().mean() - (less > 0).double().mean()))
+            found["density"] = moved(found["density"], float((more - less).mean()) / 5)
+        return tuple(found.values())
+    given = "" if alike else " - truth given the real set"
+    names = (f"precision, A - B{given}", "recall, A - B", f"density, A - B{given}", "coverage, A - B")
+    return Case(f"8 modes, pairs, {'two draws of one model, ' if alike else ''}real N = {num_real}, N = {num}", names, draw,
+                (0.0,) * 4 if alike else None, most=400)
 
 
 def copies(num: int, share: float) -> Case:
@@ -216,7 +234,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "clip": partial(captions, 200),
     "prdc-good": partial(prdc, 500, 500, EVEN, 0.0, "equal sets"), "prdc-modes": partial(prdc, 500, 500, DROPPED, 0.0, "modes dropped"),
     "prdc-quality": partial(prdc, 500, 500, EVEN, 0.15, "blurred"), "prdc-few": partial(prdc, 400, 1200, EVEN, 0.1, "blurred", 3),
-    "paired-fd": partial(paired, "FD", 800, 0.1), "paired-kid": partial(paired, "KID", 400, 0.1), "paired-neighbours": partial(paired_precision, 400),
+    "paired-fd": partial(paired, "FD", 800, 0.1), "paired-kid": partial(paired, "KID", 400, 0.1),
+    "paired-neighbours": partial(paired_neighbours, 400, 400, False), "paired-alike": partial(paired_neighbours, 400, 400, True),
     "copies": partial(copies, 500, 0.05), "copies-none": partial(copies, 500, 0.0),
 }
 assert math.isclose(cubic_mean(*normals(3, 0.0)), 1 + 3 * float(normals(3, 0.0)[0].cov.square().sum()) / 9)

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
+from inkwash.evaluate.metrics.compare import compare_statistics
+from inkwash.evaluate.metrics.extrapolate import cut
+from inkwash.evaluate.metrics.interval import mean_interval
 from inkwash.evaluate.metrics.memorization import memorization, nearest
-from inkwash.evaluate.metrics.neighbours import Hits, balls, hits, neighbour_statistics, precision_recall_density_coverage
+from inkwash.evaluate.metrics.neighbours import held, in_parts, neighbour_statistics, precision_recall_density_coverage, radii
 
 CENTRES = 3 * torch.eye(8)
 
@@ -49,30 +52,55 @@ def test_a_density_of_zero_is_no_proof_of_zero() -> None:
     assert far.density.value == far.density.low == 0 < far.precision.high < far.density.high
 
 
-def test_influences_are_those_of_leaving_out() -> None:
-    """Exact, for every metric and either set: compared with 45 and 40 repetitions of the whole measurement."""
-    real, fake = modes(45, 1).double(), modes(40, 2, noise=0.5).double()
-    found = neighbour_statistics(real, fake, 3)
-    for side, count in (("real", 45), ("fake", 40)):
-        without = [neighbour_statistics(*((real[keep], fake) if side == "real" else (real, fake[keep])), 3)
-                   for keep in (torch.arange(count) != j for j in range(count))]
-        for name, statistic in found.items():
-            change = torch.tensor([-(count - 1) * (less[name].value - statistic.value) for less in without], dtype=torch.float64)
-            assert torch.allclose(getattr(statistic, side), change - change.mean(), atol=1e-8), (name, side)
-
-
-def test_hits_count_what_balls_hold() -> None:
+def test_held_counts_what_balls_hold() -> None:
     real, fake = modes(50, 1), modes(30, 2)
-    of = balls(real, 3)
-    found: Hits = hits(real, of, fake)
-    inside = torch.cdist(fake, real).square() <= of.radius
-    assert torch.equal(found.balls.long(), inside.sum(1))
-    assert torch.equal(found.points.long(), inside.sum(0))
+    radius = radii(real, 3)
+    assert torch.allclose(radius, torch.cdist(real, real).square().kthvalue(4, dim=1).values, rtol=1e-4)     # the first is the sample itself
+    of_points, of_balls = held(real, radius, fake)
+    inside = torch.cdist(fake, real).square() <= radius
+    assert torch.equal(of_points.long(), inside.sum(1))
+    assert torch.equal(of_balls.long(), inside.sum(0))
+    assert 0 < int(inside.sum()) < 1500
+
+
+def test_parts_are_disjoint_and_measured_like_the_whole() -> None:
+    """An interval of coverage whose parts overlapped, or were measured with other balls, would have another spread: here by its definition."""
+    real, fake = modes(2500, 1), modes(300, 2, kept=6)
+    recall, coverage = in_parts(real, fake, 4)
+    assert recall.shape == coverage.shape == (30, 3)                                           # of 833 and 100, 60 degrees of freedom
+    for cuts in (0, 29):
+        for part, (i, j) in enumerate(zip(cut(2500, 3, 2 * cuts), cut(300, 3, 2 * cuts + 1))):
+            whole = neighbour_statistics(real[i], fake[j], 4)
+            assert recall[cuts, part] == pytest.approx(whole["recall"].value, abs=2e-3)        # the whole is centred at another mean
+            assert coverage[cuts, part] == pytest.approx(whole["coverage"].value, abs=2e-3)
+
+
+def test_intervals_are_as_wide_as_the_numbers_scatter() -> None:
+    """Mean variance against the variance over 70 draws of both sets, of coverage and of the difference of two draws of one model, within 4 standard
+    errors of the latter and a fifth. Leaving out samples one by one gave three times the variance."""
+    values, said = [], []
+    for seed in range(70):
+        real, a, b = modes(120, 3 * seed), modes(120, 3 * seed + 1), modes(120, 3 * seed + 2)
+        of_a, of_b = neighbour_statistics(real, a), neighbour_statistics(real, b)
+        gaps = [compare_statistics(of_a[name], of_b[name], smaller_is_better=False).difference for name in of_a]
+        values.append([of_a["coverage"].value, *(gap.value for gap in gaps)])
+        said.append([of_a["coverage"].variance, *(((gap.high - gap.low) / 2 / 1.96) ** 2 for gap in gaps)])
+    ratio = torch.tensor(said).mean(0) / torch.tensor(values).var(0)
+    slack = 0.2 + 4 * (2 / 69) ** 0.5
+    assert bool((ratio > 1 / (1 + slack)).all()), ratio
+    assert bool((ratio < 1 + slack).all()), ratio
+
+
+def test_density_is_a_mean_given_the_real_set() -> None:
+    real, fake = modes(300, 1), modes(200, 2)
+    of_points, _ = held(real, radii(real, 5), fake)
+    found = precision_recall_density_coverage(real, fake).density
+    assert found[:4] == pytest.approx(mean_interval(of_points / 5)[:4], rel=1e-3)
 
 
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
-        precision_recall_density_coverage(modes(6, 1), modes(6, 2), k=5)
+        precision_recall_density_coverage(modes(11, 1), modes(12, 2), k=5)
     assert caught.value.code == "bad_neighbours"
 
 

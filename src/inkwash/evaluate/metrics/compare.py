@@ -5,6 +5,9 @@ influences f_A(a_j) - f_B(b_j) on prompt j and g_A(x_i) - g_B(x_i) on real image
 
     Var = Var_j(f_A - f_B) / N + Var_i(g_A - g_B) / M,        z = difference / sqrt(Var)
 
+Precision and density are means over samples, given the real images: g = 0. For recall and coverage, where samples share neighbours, the variance
+is that of the difference on parts of the sets (see `neighbours`), with the same cuts for both models.
+
 With n times as many prompts and real images the error shrinks by sqrt(n). So the difference d is found at the level alpha with power 1 - beta
 when n = ((z_alpha + z_beta) error / d)^2; `num_to_decide` is n N.
 """
@@ -19,7 +22,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, normal_quantile
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, normal_quantile, spread
 
 POWER = 0.8
 
@@ -48,9 +51,10 @@ def compare_statistics(a: Statistic, b: Statistic, *, smaller_is_better: bool, p
         raise UsageError("bad_pairs", f"A has {len(a.fake)} samples and B has {len(b.fake)}; pairs need equal numbers, else say paired=False")
     if len(a.real) != len(b.real):
         raise UsageError("bad_pairs", f"A was measured against {len(a.real)} real samples and B against {len(b.real)}; use the same ones")
-    parts = [a.real - b.real, *([a.fake - b.fake] if paired else [a.fake, b.fake])]
-    joint = Statistic(a.value - b.value, parts[1], parts[0])
-    variance = joint.variance + (Statistic(0.0, parts[2], parts[0][:0]).variance if not paired else 0.0)
+    if a.parts.shape != b.parts.shape:
+        raise UsageError("bad_pairs", "A and B were cut into other numbers of parts; measure the same number of samples of both")
+    joint = Statistic(a.value - b.value, a.fake - b.fake if paired else a.fake, a.real - b.real, parts=a.parts - b.parts)
+    variance = joint.variance + (0.0 if paired else spread(b.fake))
     error, gap, normal = math.sqrt(variance), joint.value, NormalDist()
     width = normal_quantile(level) * error
     p = 2 * normal.cdf(-abs(gap) / error) if error > 0 else float(gap == 0)

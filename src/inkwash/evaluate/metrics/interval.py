@@ -52,6 +52,7 @@ class Statistic(NamedTuple):
     surplus: float = 0.0                                   # what the influences count twice in the variance
     squared: bool = False                                  # the truth is a squared distance: zero or more, and skewed when near zero
     trials: int = 0                                        # the value is a share among so many samples, independent given the other set
+    parts: Tensor = torch.empty(0, 0)                      # (cuts, parts) the value on disjoint parts of both sets, where samples are not independent
 
     @property
     def num(self) -> int:
@@ -59,8 +60,10 @@ class Statistic(NamedTuple):
 
     @property
     def variance(self) -> float:
-        """Of the value; at least a quarter of what the influences say."""
+        """Of the value; at least a quarter of what the influences say. With parts it is that of their mean, and at least what the samples say."""
         first = spread(self.fake) + spread(self.real)
+        if self.parts.numel():
+            return max(first, float(self.parts.var(1).mean()) / self.parts.shape[1])
         return max(first - self.surplus, first / 4)
 
     @property
