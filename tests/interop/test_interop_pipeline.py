@@ -21,6 +21,7 @@ from inkwash.core.schedule import Cosine
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.find import MODELS, read_info
 from inkwash.io.folder import model_hash, save_info
+from inkwash.io.foreign_own import own_index
 from inkwash.io.foreign_scheduler import levels_config, scheduler_config
 from inkwash.io.tensors import read_manifest
 from inkwash.pipeline import Pipeline
@@ -156,6 +157,17 @@ def test_mathematics_that_no_scheduler_has_is_named(tiny_model: Path, tmp_path: 
     save_info(tmp_path / "model", dataclasses.replace(read_info(tiny_model), prediction="Velocity()"))
     with pytest.raises(CheckpointError, match=r"no scheduler of diffusers has Cosine\(\) with Velocity\(\)"):
         diffusers.DiffusionPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True, local_files_only=True)
+
+
+def test_other_models_stay_ours_alone(tiny_model: Path) -> None:
+    info = read_info(tiny_model)
+    configs = {path.parent.name: json.loads(path.read_text("utf-8")) for path in tiny_model.glob("*/config.json")}
+    assert own_index(info, configs, True)["unet"] == ["inkwash.interop.parts", "UNet"]
+    student = {**configs, "unet": {**configs["unet"], "config": configs["unet"]["config"].replace("guidance=False", "guidance=True")}}
+    assert student != configs
+    empty = {name: raw for name, raw in configs.items() if name != "conditioner"}
+    assert [own_index(info, other, True) for other in (student, empty)] == [{}, {}]
+    assert own_index(dataclasses.replace(info, gauge="FLOW"), configs, True) == {}
 
 
 def test_a_folder_from_before_is_the_same_model_here(tiny_model: Path, tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ PARTS = {"text_encoder": "TextEncoder", "conditioner": "Null", "unet": "UNet", "
 
 
 def own_index(info: ModelInfo, configs: Mapping[str, Mapping[str, Any]], tokenizer: bool) -> dict[str, Any]:
-    """The model_index.json of a U-Net in the latents of an autoencoder, told of a text or of no prompt; empty for another model."""
+    """The model_index.json of a U-Net in the latents of an autoencoder, told of a text or of no prompt; empty for another model.
+
+    A student of guidance is another: it is told the scale.
+    """
     kinds = {name: raw.get("_class_name") for name, raw in configs.items()}
-    if kinds != PARTS or not tokenizer or info.gauge != "VP" or info.sigma_data != 1.0:
+    if kinds != PARTS or not tokenizer or info.gauge != "VP" or info.sigma_data != 1.0 or "guidance=True" in configs["unet"]["config"]:
         return {}
     parts = {"scheduler": ["inkwash.interop.converted", "Scheduler"], "tokenizer": ["inkwash.interop.converted", "Tokenizer"],
              **{name: ["inkwash.interop.parts", kind] for name, kind in PARTS.items()}}
