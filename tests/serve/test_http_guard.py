@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -21,7 +23,9 @@ from inkwash.errors import UsageError
 from inkwash.serve.admission import Rate
 from inkwash.serve.http.admission import MARGIN, require_in_time, require_room
 from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.guard import Guard
 from inkwash.serve.http.keys import Keys, new_key, presented
+from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.server import HEAD_SEC
 from inkwash.serve.http.settings import Settings, is_loopback, load_settings
 from inkwash.serve.http.strict import read_object
@@ -226,6 +230,10 @@ def test_key_files(tmp_path: Path) -> None:
         new_key(path, "a")
     with pytest.raises(UsageError, match=r"1\.\.64"):
         new_key(path, "a b")
+    path.rename(tmp_path / "away")
+    assert keys.name_of(one) is None
+    (tmp_path / "away").rename(path)                       # the same file, with the same times
+    assert keys.name_of(one) == "a"
     path.write_text(f"a {one}\n")
     with pytest.raises(UsageError, match="line 1"):
         Keys(path)
@@ -265,3 +273,27 @@ def test_json_that_is_fine_is_read() -> None:
         with pytest.raises(ApiError):
             read_object(body)
     assert time.process_time() - began < 5, "the depth check is linear"
+
+
+@pytest.mark.parametrize("part", [b"1,", b'"",', b"{},", b'"" ', b"[]"])
+def test_millions_of_tiny_values_are_refused_unread(part: bytes) -> None:
+    body = b'{"init_images": [' + part * 1_000_000 + b"1]}"
+    began = time.process_time()
+    with pytest.raises(ApiError, match="parts"):
+        read_object(body)
+    assert time.process_time() - began < 1
+
+
+def test_a_full_server_still_tells_that_it_lives(tmp_path: Path) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    guard = Guard(app, Settings(connections=1), None, Metrics(), lambda path: 10, frozenset(), lambda owner: None)
+    guard.active = 1
+
+    async def status(path: str) -> int:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            return (await client.get(path)).status_code
+
+    assert [asyncio.run(status(path)) for path in ("/livez", "/readyz", "/metrics", "/v1/models")] == [200, 200, 200, 503]

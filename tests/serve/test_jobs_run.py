@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from PIL.Image import new as new_picture
 from sqlalchemy import update
+from starlette.requests import Request as HttpRequest
+from starlette.responses import StreamingResponse
+from starlette.types import Message
 
 from inkwash.errors import ResourceError
 from inkwash.request import Request
+from inkwash.serve.http.app import create_app
 from inkwash.serve.http.backend import Accepted, Made, Order, Saved, Step
 from inkwash.serve.http.errors import ApiError
-from inkwash.serve.http.jobs_run import Runner
+from inkwash.serve.http.jobs_run import Live, Runner
 from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.raster import Start
+from inkwash.serve.http.reply import Events
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
 from inkwash.serve.store.database import LEASE_SEC
@@ -191,4 +200,66 @@ def test_what_ended_long_ago_is_swept(tiny_model: Path, tmp_path: Path) -> None:
     store.files.put(f"jobs/{job}/0.state", b"of a server that died")
     store.jobs.finish(job, [Image(f"jobs/{job}/0.png", "0" * 64, {})], [])
     time.sleep(0.05)
-    bench.run(lambda: bench.status(job) == "forgotten" and not any((bench.files / f"jobs/{job}").iterdir()))
+    bench.run(lambda: bench.status(job) == "forgotten" and not (bench.files / f"jobs/{job}").exists())
+
+
+def test_a_job_that_is_in_work_again_is_not_taken_for_the_one_that_ended(bench: Bench) -> None:
+    job = bench.add()
+    row = bench.service.store.jobs.claim("tiny") or bench.service.store.jobs.get(job, "alice")
+    first, second = Live(row), Live(row)
+    bench.runner.live[job] = second
+    bench.runner._over(first)
+    assert bench.runner.live == {job: second}
+    bench.runner._over(second)
+    assert bench.runner.live == {}
+
+
+def test_a_picture_of_a_job_that_cannot_be_taken_in_does_not_stay(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, service = create_app(Settings(models=(str(tiny_model),), db=f"sqlite:///{tmp_path}/jobs.db"))
+    service.workers[0].state = "ready"
+
+    async def check(request: Request, start: Start | None) -> tuple[int, int]:
+        return 1, 2
+
+    def full(new: New, kept: object) -> None:
+        assert list((tmp_path / "files").rglob("*.raw")), "the picture is kept before the job"
+        raise ResourceError("store_unavailable", "the disk is full")
+
+    monkeypatch.setattr(service.workers[0], "check", check)
+    monkeypatch.setattr(service.store.jobs, "add", full)
+    buffer = io.BytesIO()
+    new_picture("RGB", (8, 8)).save(buffer, "PNG")
+
+    async def ask() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            return await client.post("/v1/jobs", data={"prompt": "x", "size": "32x32"}, files={"image": buffer.getvalue()})
+
+    found = asyncio.run(ask())
+    assert (found.status_code, found.json()["error"]["code"]) == (503, "store_unavailable"), found.text
+    assert not list((tmp_path / "files").rglob("*.raw"))
+
+
+def test_a_mistake_of_ours_ends_a_stream(caplog: pytest.LogCaptureFixture) -> None:
+    async def steps() -> AsyncIterator[tuple[str, dict[str, object]]]:
+        yield "one", {}
+        raise KeyError("a mistake")
+
+    async def ask(skip: int) -> list[object]:
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        told = steps()
+        for _ in range(skip):
+            await anext(told)
+        http = HttpRequest({"type": "http", "state": {"request_id": "r"}}, receive)
+        async with asyncio.timeout(5):
+            answer = await Events(http, told).response()
+            assert isinstance(answer, StreamingResponse)
+            return [part async for part in answer.body_iterator]
+
+    found = asyncio.run(ask(0))
+    assert len(found) == 2
+    assert b"internal_error" in found[1]  # type: ignore[operator]
+    with pytest.raises(KeyError):
+        asyncio.run(ask(1))

@@ -278,6 +278,8 @@ def test_files(tmp_path: Path) -> None:
     assert files.get("jobs/b/0.png") is None
     files.delete(["jobs/a/0.png", "jobs/b/0.png"])
     assert files.get("jobs/a/0.png") is None
+    assert [path for path in (tmp_path / "deep" / "files").rglob("*") if path.name == "a"] == [], "no empty folder of each job stays"
+    files.put("jobs/c/0.png", b"three")
     (tmp_path / "deep" / "files" / "jobs").rename(tmp_path / "gone")
     (tmp_path / "deep" / "files" / "jobs").write_text("a file in the way")
     with pytest.raises(ResourceError):

@@ -80,3 +80,20 @@ def test_a_state_that_does_not_fit_is_not_used(bench: Bench, monkeypatch: pytest
     assert bench.submit(8, ASK, state)["unused"] == "other_version"
     fresh = [bench.made(number).head["facts"]["pixel_sha256"] for number in (6, 7, 8)]
     assert fresh[0] == fresh[2] != fresh[1]
+
+
+@pytest.mark.parametrize("spacing", ["Karras(rho=0)", "Karras(rho=0.001)"])
+def test_values_that_cannot_be_computed_end_one_request_and_not_the_worker(bench: Bench, spacing: str) -> None:
+    bad = dataclasses.asdict(dataclasses.replace(ASK, spacing=spacing))
+    bench.do("check", id=900, request=bad, start=None)
+    with pytest.raises(ValueError, match="not enough values"):
+        bench.submit(901, Request(**bad))
+    for frame, number in zip(bench.sent[-2:], (900, 901), strict=True):
+        assert (frame.head["is"], frame.head["id"], frame.head["kind"]) == ("failed", number, "UsageError")
+    assert not bench.worker.pending
+
+
+def test_a_mistake_of_ours_in_taking_a_request_in_ends_that_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.worker.engine, "rows_of", lambda request: [][1])
+    bench.do("check", id=902, request=dataclasses.asdict(ASK), start=None)
+    assert (bench.sent[-1].head["is"], bench.sent[-1].head["code"]) == ("failed", "internal_error")

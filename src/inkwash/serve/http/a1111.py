@@ -186,6 +186,9 @@ async def png_info(http: HttpRequest) -> Response:
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
         raise ApiError(400, "bad_image", "the image is not a PNG", "image") from None
     text = texts.get("parameters", "")
-    prompt, negative, settings = read_infotext(text)
+    try:
+        prompt, negative, settings = read_infotext(text)
+    except ValueError:                                     # anybody writes anything into a PNG
+        raise ApiError(400, "bad_image", "the settings in the image cannot be read", "image") from None
     parameters = {"Prompt": prompt, "Negative prompt": negative, **settings} if text else {}
     return answer({"info": text, "items": texts, "parameters": parameters})

@@ -86,6 +86,7 @@ class Order:
         self.patient = patient
         self.done, self.total = 0, request.steps
         self.seen = b""
+        self.looked = 0                                    # the step at which a preview was asked for last
         self.saving = False                                # its state was asked for and is not yet kept
         self.events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -188,8 +189,10 @@ class Backend:
             self._send({"do": "save", "id": order.number})
 
     def ask_preview(self, order: Order) -> None:
-        """Wants a Preview event of the order as it stands."""
-        self._send({"do": "preview", "id": order.number})
+        """Wants a Preview event of the order as it stands, once for each step: it costs the time of others."""
+        if order.done > order.looked:
+            order.looked = order.done
+            self._send({"do": "preview", "id": order.number})
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
         self.link.send(Frame(head, body))
@@ -198,21 +201,26 @@ class Backend:
         """Keeps a worker alive until cancelled; returns when its model cannot be loaded."""
         failed = 0
         while True:
-            await self._once()
+            lived = await self._once()
             if self.state == "broken":
                 return
-            failed = 0 if self.state == "ready" else failed + 1
-            self.state = "loading"
+            failed = 0 if lived else failed + 1
             self.metrics.restarts.labels(self.name).inc()
-            self.changed()
             LOG.error("a worker died", extra={"fields": {"worker": self.name}})
             await asyncio.sleep(_BACKOFF_SEC[min(failed, len(_BACKOFF_SEC) - 1)])
 
-    async def _once(self) -> None:
-        """One life of the link."""
+    async def _once(self) -> bool:
+        """One life of the link; whether it was ever ready for work."""
+        lived = False
         try:
             await self.link.run(self._take)
+        except OSError as error:                           # there is no socket or process to be had; another try may find one
+            LOG.error("a worker cannot be started", extra={"fields": {"worker": self.name, "error": str(error)}})
         finally:
+            lived = self.state == "ready"
+            if lived:
+                self.state = "loading"                     # before anything is awaited: nobody would answer what is accepted from here on
+                self.changed()
             orders, self.live = list(self.live.values()), {}
             lost = ApiError(503, "engine_restarted", "the engine was lost and is started again; ask again", retry_sec=5)
             for order in orders:
@@ -221,6 +229,7 @@ class Backend:
                 _settle(waiting, lost)
             self._measure()
             await self.link.close()
+        return lived
 
     def _take(self, frame: Frame) -> None:
         head = frame.head

@@ -144,7 +144,7 @@ class Guard:
     def _admit(self, scope: Scope, headers: dict[str, list[str]]) -> None:
         """Raises ApiError 401 or 503."""
         scope["state"]["owner"] = self._owner(headers.get("authorization", []))
-        if self.active > self.settings.connections:
+        if self.active > self.settings.connections and scope["path"] not in _PROBES:
             raise ApiError(503, "server_overloaded", "too many requests are in progress; try again later", retry_sec=1)
 
     def _host_ok(self, host: str) -> bool:
@@ -215,6 +215,7 @@ def _length(scope: Scope) -> float:
     return int(length) if length.isdigit() else math.inf
 
 
+_PROBES = ("/livez", "/readyz", "/metrics")                # a server that is busy lives: whoever watches it must see that
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 

@@ -53,7 +53,11 @@ async def submit(http: HttpRequest) -> Response:
         told = {**summary(new.id, "queued", new), **forecast(model, ahead, new.cost)}
         found = answer(told, 202)
         kept = None if keyed is None else (keyed.key, Answer(202, "application/json", bytes(found.body)))
-        await service.stored(service.store.jobs.add, new, kept)
+        try:
+            await service.stored(service.store.jobs.add, new, kept)
+        except (ApiError, InWork):                         # nothing else would ever delete it
+            await service.filed(service.store.files.delete, new.work["files"])
+            raise
         if keyed is not None:
             keyed.kept()
     except InWork:

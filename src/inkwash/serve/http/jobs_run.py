@@ -136,7 +136,8 @@ class Runner:
         live.task.add_done_callback(lambda _: self._over(live))
 
     def _over(self, live: Live) -> None:
-        del self.live[live.row.id]
+        if self.live.get(live.row.id) is live:             # it may be in work again already
+            del self.live[live.row.id]
         live.tell(None)
         self.wake.set()
 

@@ -41,7 +41,7 @@ class Keys:
             if self._seen is None:
                 raise UsageError("bad_keys", f'there is no file "{self.path}"; make a key by '
                                              f"inkwash serve --keys {self.path} --new-key NAME") from None
-            self._hashes = {}
+            self._hashes, self._seen = {}, (0, 0)          # the same file may come back
         return self._hashes
 
     def name_of(self, key: str) -> str | None:

@@ -68,12 +68,16 @@ class Start(NamedTuple):
 async def decoded(data: bytes, name: str, limit_sec: float = DECODE_SEC, command: Sequence[str] = COMMAND) -> Raster:
     """The picture in a file that was sent as the field `name`.
 
-    Raises ApiError: 400 `image_unreadable`, `image_too_large`, `image_timeout`, 415 `image_format`.
+    Raises ApiError: 400 `image_unreadable`, `image_too_large`, `image_timeout`, 415 `image_format`,
+    503 `server_overloaded`.
     """
     async with _turns:
-        child = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                                                     stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
-                                                     env={key: os.environ[key] for key in _ENVIRONMENT if key in os.environ})
+        try:
+            child = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                                                         stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+                                                         env={key: os.environ[key] for key in _ENVIRONMENT if key in os.environ})
+        except OSError:                                    # no memory, no process, no pipe
+            raise ApiError(503, "server_overloaded", "the server cannot decode a picture at the moment; try again later", name, retry_sec=5) from None
         try:
             async with asyncio.timeout(limit_sec):
                 found, _ = await child.communicate(data)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
-from inkwash.serve.http.errors import ApiError, ClientGone
+from inkwash.serve.http.errors import ApiError, ClientGone, internal
 from inkwash.serve.http.strict import read_object
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 EVENTS = "text/event-stream"
+LOG = logging.getLogger("inkwash.serve")
 
 
 async def json_body(http: HttpRequest) -> dict[str, Any]:
@@ -93,6 +95,12 @@ class Events:
             self._drop()
             if begun:
                 queue.put_nowait(b"event: error\ndata: " + error.content() + b"\n\n")
+            queue.put_nowait(None if begun else error)
+        except Exception as error:                         # a bug, which whoever waits must not wait for
+            self._drop()
+            LOG.exception("a bug", extra={"fields": {"id": self.http.scope["state"]["request_id"]}})
+            if begun:
+                queue.put_nowait(b"event: error\ndata: " + internal().content() + b"\n\n")
             queue.put_nowait(None if begun else error)
         except asyncio.CancelledError:
             self._drop()

@@ -1,7 +1,7 @@
 """JSON bodies read with suspicion.
 
-Python's json takes NaN, 1e999, duplicate keys and text in UTF-16; each of them would fail or mean something else further in. Depth is
-measured before parsing, in one pass over the bytes, for a parser recurses. Raises ApiError 400 `invalid_json` for all of it.
+Python's json takes NaN, 1e999, duplicate keys and text in UTF-16; each of them would fail or mean something else further in. Depth and
+size are measured before parsing, in one pass over the bytes, for a parser recurses. Raises ApiError 400 `invalid_json` for all of it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from inkwash.serve.http.errors import ApiError
 
 MAX_DEPTH = 16
 MAX_DIGITS = 30
-_TOKEN = re.compile(rb'"(?>[^"\\]+|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{}]', re.DOTALL)  # an open string runs to the end: one pass, whatever comes
+MAX_PARTS = 10_000                                         # strings, commas and brackets: millions of tiny values would stop the server for minutes
+_TOKEN = re.compile(rb'"(?>[^"\\]+|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{},]', re.DOTALL)  # an open string runs to the end: one pass, whatever comes
 
 
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`, UTF-8."""
     if not body:
         _refuse("the body is empty; send a JSON object")
-    _check_depth(body)
+    _check_shape(body)
     try:
         found = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant, parse_int=_int, parse_float=_float)
     except UnicodeDecodeError as error:
@@ -34,9 +35,11 @@ def read_object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _check_depth(body: bytes) -> None:
+def _check_shape(body: bytes) -> None:
     depth = 0
-    for token in _TOKEN.finditer(body):
+    for number, token in enumerate(_TOKEN.finditer(body)):
+        if number >= MAX_PARTS:
+            _refuse(f"it has more than {MAX_PARTS} parts")
         first = token[0][:1]
         depth += (first in b"[{") - (first in b"]}")
         if depth > MAX_DEPTH:

@@ -46,7 +46,7 @@ async def form_body(http: HttpRequest) -> tuple[dict[str, Any], dict[str, bytes]
                     files[name] = await value.read()
                 else:
                     fields[name] = typed(name, value)
-    except HTTPException:
+    except (HTTPException, UnicodeError):                  # the latter from a charset that the form names
         raise ApiError(400, "invalid_form", "cannot read the body as a multipart form, with at most 40 fields and 4 files") from None
     return fields, files
 

@@ -14,10 +14,11 @@ import select
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from inkwash.errors import CheckpointError, InkwashError, VerifyError
+from inkwash.errors import CheckpointError, InkwashError, UsageError, VerifyError
 from inkwash.io.png import infotext, pixel_sha256, png_bytes
 from inkwash.output import Image, to_pil
 from inkwash.pipeline import Pipeline
@@ -112,7 +113,7 @@ class Worker:
             except CheckpointError as error:               # the order starts over, and the web process logs why
                 unused = error.code
             ticket = ticket or self._engine.submit(request, **how)
-        except InkwashError as error:
+        except Exception as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
             return
         self.items[head["id"]] = Item(head["id"], ticket, head["format"], head["compression"], tuple(head["previews"]), note, ticket.step)
@@ -122,7 +123,7 @@ class Worker:
         try:
             rows = self._engine.rows_of(read_request(head, body)[0])
             self._send({"is": "checked", "id": head["id"], "cost": sum(rows), "total": len(rows)})
-        except InkwashError as error:
+        except Exception as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
 
     def tick(self) -> None:
@@ -170,8 +171,13 @@ def read_request(head: dict[str, Any], body: bytes) -> tuple[Request, str]:
     return dataclasses.replace(request, image=picture, mask=painted, strength=start["strength"]), note
 
 
-def failure(error: InkwashError) -> dict[str, Any]:
-    """An error on its way to the web process."""
+def failure(error: Exception) -> dict[str, Any]:
+    """An error on its way to the web process. What is none of ours ends one request and not the worker, for nothing was begun yet."""
+    if isinstance(error, ArithmeticError | ValueError):
+        error = UsageError("bad_value", "a value of the sampler, spacing or guidance leads to numbers that cannot be computed; use a usual one")
+    if not isinstance(error, InkwashError):
+        traceback.print_exception(error)
+        error = InkwashError("internal_error", "the request could not be taken in")
     retry = {"retry_sec": error.retry_sec} if isinstance(error, Refused) else {}
     kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "inkwash.errors")
     return {"kind": kind, "code": error.code, "message": error.message, **retry}
@@ -218,9 +224,11 @@ def check_golden(pipeline: Pipeline, engine: Engine) -> str:
 def work(sock: socket.socket) -> None:
     """A worker at the end of a socket, until it ends."""
     worker, decoder = Worker(lambda frame: sock.sendall(frame.pack())), Decoder()
+    arrived = select.poll()                                # select cannot see a number above 1023, which a busy web process may give it
+    arrived.register(sock, select.POLLIN)
     while True:
         wait = not worker.pending
-        while select.select([sock], [], [], None if wait else 0)[0]:
+        while arrived.poll(None if wait else 0):
             data = sock.recv(1 << 16)
             if not data:
                 return

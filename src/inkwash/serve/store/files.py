@@ -34,7 +34,7 @@ class Files:
                 make_folder(self.folder)
             elif address.partition("://")[0] not in SCHEMES:
                 raise ValueError("the address is of an unknown kind")
-            self._store: ObjectStore = LocalStore(self.folder) if self.folder is not None else from_url(
+            self._store: ObjectStore = LocalStore(self.folder, automatic_cleanup=True) if self.folder is not None else from_url(
                 address, retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)})
         except OSError as error:
             raise ResourceError("store_unavailable", f'cannot write in "{address}": {error.strerror}; give another place by --files') from None

@@ -1,0 +1,124 @@
+"""What the web process knows of a worker, beside a link that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from inkwash.request import Request
+from inkwash.serve.http import backend
+from inkwash.serve.http.backend import Backend, Wish
+from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.worker import work
+
+READY = Frame({"is": "ready", "model": "m", "hash": "h", "determinism": "exact", "golden": "g", "rate": 1.0})
+
+
+class Way:
+    """A link that is ready at once; `lost` ends its life, `gone` lets `close` return. Its first `broken` lives cannot begin."""
+
+    saves = True
+
+    def __init__(self, broken: int = 0) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.lost, self.gone, self.closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.broken = broken
+
+    def send(self, frame: Frame) -> None:
+        self.sent.append(frame.head)
+
+    async def run(self, take: Callable[[Frame], None]) -> None:
+        if self.broken:
+            self.broken -= 1
+            raise OSError(24, "Too many open files")
+        take(READY)
+        await self.lost.wait()
+
+    async def close(self) -> None:
+        self.closing.set()
+        await self.gone.wait()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def submit(worker: Backend) -> backend.Order:
+    return worker.submit(Request("x"), "alice", 1.0, None, Wish(), None)
+
+
+def test_a_lost_worker_takes_nothing_while_its_process_ends() -> None:
+    async def scene() -> None:
+        way = Way()
+        worker = Backend("m@cpu", way, Metrics(), lambda: None)
+        running = asyncio.create_task(worker.run())
+        await until(lambda: worker.state == "ready")
+        order = submit(worker)
+        way.lost.set()
+        await way.closing.wait()
+        with pytest.raises(ApiError, match="started again"):
+            [_ async for _ in order.each()]
+        with pytest.raises(ApiError) as found:
+            submit(worker)
+        assert found.value.code == "model_loading"
+        assert worker.live == {}
+        running.cancel()
+
+    asyncio.run(scene())
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_BACKOFF_SEC", (0.0,))
+
+    async def scene() -> None:
+        way = Way(broken=2)
+        way.gone.set()
+        worker = Backend("m@cpu", way, Metrics(), lambda: None)
+        running = asyncio.create_task(worker.run())
+        await until(lambda: worker.state == "ready" or running.done())
+        assert worker.state == "ready"
+        running.cancel()
+
+    asyncio.run(scene())
+
+
+def test_a_preview_is_asked_for_once_a_step() -> None:
+    async def scene() -> None:
+        way = Way()
+        worker = Backend("m@cpu", way, Metrics(), lambda: None)
+        running = asyncio.create_task(worker.run())
+        await until(lambda: worker.state == "ready")
+        order = submit(worker)
+        asked = []
+        for done in (0, 1, 2):
+            order.done = done
+            for _ in range(5):
+                worker.ask_preview(order)
+            asked.append([head["do"] for head in way.sent].count("preview"))
+        assert asked == [0, 1, 2]
+        running.cancel()
+
+    asyncio.run(scene())
+
+
+def test_a_worker_can_have_a_socket_of_any_number() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (-1, resource.RLIM_INFINITY) and hard < 2048:
+        pytest.skip("this machine gives a process few files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    ours, theirs = socket.socketpair()
+    with socket.socket(fileno=fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD, 1500)) as high:
+        ours.close()
+        theirs.close()
+        work(high)                                         # returns, for the other end is closed
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
