@@ -85,7 +85,8 @@ class Pipeline:
             codec = Latent(load_part(folder, "vae"), info.mean, info.std, info.factor)  # type: ignore[arg-type]
         conditioner: Conditioner = NoConditioner()
         if info.conditioning == "text":
-            null = load_part(folder, "conditioner") if (folder / "conditioner").is_dir() else None
+            learned = (folder / "conditioner").is_dir() or part_hash(folder, "conditioner")
+            null = load_part(folder, "conditioner") if learned else None
             conditioner = TextConditioner(load_tokenizer(folder, info.length), load_part(folder, "text_encoder"),
                                           null, vocabulary=info.vocabulary)  # type: ignore[arg-type]
         other = None

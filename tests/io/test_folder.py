@@ -13,11 +13,13 @@ import torch
 from inkwash.condition import Null, NullConfig
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.find import find_model, read_info
-from inkwash.io.folder import explicit, load_info, load_part, model_hash, part_config, register_networks, save_info, save_part
+from inkwash.io.folder import explicit, load_info, load_part, load_tokenizer, model_hash, part_config, register_networks, save_info, save_part
 from inkwash.io.info import ModelInfo, Sizes, info_text
 from inkwash.io.tensors import read_manifest
 from inkwash.nn.config import NetworkConfig
+from inkwash.pipeline import Pipeline
 from inkwash.value import parse, registry
+from interop_toys import build_shared
 
 
 @pytest.fixture
@@ -133,3 +135,30 @@ def test_sizes_say_what_is_allowed() -> None:
         with pytest.raises(UsageError, match=r"64\.\.256 in steps of 16"):
             sizes.check(*wrong)
     assert str(Sizes((128, 128), 128, 128, 128)) == "128x128"
+
+
+def test_a_model_that_lost_its_null_condition_is_refused(copy: Path) -> None:
+    shutil.rmtree(copy / "conditioner")
+    with pytest.raises(CheckpointError) as caught:
+        Pipeline.from_pretrained(copy)
+    assert caught.value.code == "model_damaged"
+    assert "conditioner" in caught.value.message
+
+
+@pytest.mark.parametrize("files", [{"inkwash.json": 3}, {"inkwash.json": None}, {"inkwash.json": {"tensors": []}}])
+def test_a_manifest_whose_entries_are_no_objects_is_damaged(copy: Path, files: dict[str, object]) -> None:
+    (copy / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+    with pytest.raises(CheckpointError, match="wrong type"):
+        load_info(copy)
+
+
+def test_the_marks_of_a_tokenizer_are_checked(tmp_path: Path) -> None:
+    folder = build_shared(tmp_path / "model")
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    whole = config.read_text("utf-8")
+    config.write_text(whole.replace("endoftext", "startoftext"))
+    with pytest.raises(CheckpointError, match="tokenizer_config"):
+        load_tokenizer(folder, 16)
+    config.unlink()
+    with pytest.raises(CheckpointError, match="tokenizer_config"):
+        load_tokenizer(folder, 16)

@@ -134,7 +134,10 @@ def load_tokenizer(folder: Path, length: int) -> Tokenizer:
         return foreign_tokenizer(folder, length)
     _checked_text(folder, "tokenizer/tokenizer.json")
     where = folder / "tokenizer"
-    names = marks(where) if (where / "tokenizer_config.json").is_file() else (PAD, START, END)
+    beside = [name for name in read_manifest(folder) if name in ("tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json")]
+    for name in beside:
+        _checked_text(folder, name)
+    names = marks(where) if beside else (PAD, START, END)
     return Tokenizer.load(where / "tokenizer.json", length, names)
 
 

@@ -93,7 +93,8 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     try:
         raw = json.loads(path.read_text("utf-8"))
         version, files = raw["format"], raw["files"]
-        if not isinstance(version, int) or not isinstance(files, dict):
+        entries = files.values() if isinstance(files, dict) else [None]
+        if not isinstance(version, int) or not all(isinstance(entry, dict) and isinstance(entry.get("tensors", {}), dict) for entry in entries):
             raise TypeError("format or files has the wrong type")
     except FileNotFoundError:
         raise CheckpointError("ckpt_corrupt", f'"{folder}" has no {MANIFEST}; it is incomplete, use another checkpoint') from None
