@@ -151,15 +151,16 @@ def _png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def _gif() -> bytes:
+def _animated(kind: str) -> bytes:
     buffer = io.BytesIO()
-    PIL.Image.new("P", (8, 8)).save(buffer, "GIF", save_all=True, append_images=[PIL.Image.new("P", (8, 8), 1)])
+    PIL.Image.new("L", (8, 8)).save(buffer, kind, save_all=True, append_images=[PIL.Image.new("L", (8, 8), 255)])
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize(("data", "code"), [
-    (b"", "image_unreadable"), (b"no picture", "image_format"), (_png(64, 64)[:50], "image_unreadable"), (_gif(), "image_format"),
-    (_png(13000, 13000), "image_too_large"), (b"<svg/>", "image_format")], ids=["empty", "text", "cut", "gif", "huge", "svg"])
+    (b"", "image_unreadable"), (b"no picture", "image_format"), (_png(64, 64)[:50], "image_unreadable"), (_animated("GIF"), "image_format"),
+    (_animated("PNG"), "image_format"), (_animated("WEBP"), "image_format"),
+    (_png(13000, 13000), "image_too_large"), (b"<svg/>", "image_format")], ids=["empty", "text", "cut", "gif", "apng", "webp", "huge", "svg"])
 def test_T30_broken_pictures_are_refused(data: bytes, code: str) -> None:
     with pytest.raises(DataError) as caught:
         Picture.of(data)

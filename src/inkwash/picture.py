@@ -47,8 +47,9 @@ class Picture:
             return source
         if not isinstance(source, str | Path | bytes | PillowImage.Image):
             raise UsageError("bad_image", f"a picture is a path, the bytes of a file or a Pillow image, got {type(source).__name__}")
+        from inkwash.data.encoded import open_encoded
         from inkwash.data.item import Item
-        from inkwash.data.transform import decode, on_white
+        from inkwash.data.transform import MAX_PIXELS, decode, on_white
 
         if isinstance(source, PillowImage.Image):
             return cls._plain(on_white(ImageOps.exif_transpose(source)))
@@ -56,6 +57,9 @@ class Picture:
         if len(item.image) > MAX_BYTES:
             raise DataError("image_too_large", f'"{item.key}" has {len(item.image)} bytes; {FORMATS}')
         try:
+            opened = open_encoded(item.image, repr(item.key), MAX_PIXELS)
+            if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
+                raise DataError("image_format", f"{item.key!r} is an animation")
             return cls._plain(decode(item))
         except DataError as error:
             raise DataError(error.code, f"{error.message}; {FORMATS}") from None
