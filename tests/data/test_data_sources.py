@@ -203,3 +203,11 @@ def test_the_shared_data_opens() -> None:
     assert source.caption(0).startswith("emoji of ")
     assert source.caption(6000).startswith("photo of ")
     assert source[6000].image[:2] == b"\xff\xd8"
+
+
+def test_a_dangling_link_is_an_unreadable_image(tmp_path: Path) -> None:
+    write_captions(tmp_path, examples(3))
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    source = open_source(str(tmp_path))
+    with pytest.raises(DataError, match=r"gone\.png"):
+        source[[source.key(i) for i in range(len(source))].index("gone.png")]

@@ -92,7 +92,7 @@ class CaptionFolder:
         parts = []
         for file in files:
             text = file.with_suffix(".txt")
-            parts.append([relative(file, self.root), file.stat().st_size, text.stat().st_size if text.is_file() else -1])
+            parts.append([relative(file, self.root), file.stat().st_size if file.is_file() else -1, text.stat().st_size if text.is_file() else -1])
         self.fingerprint = fingerprint_of("captions", [fallback, *parts])
 
     def __len__(self) -> int:
