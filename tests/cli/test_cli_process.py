@@ -102,3 +102,39 @@ def test_telemetry_is_off_before_any_library_is_imported() -> None:
             "os.environ['ORT_DISABLE_TELEMETRY'], 'torch' in sys.modules) or 0\nmain.main()")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert found.stdout.split() == ["1", "1", "False"]
+
+
+def test_output_that_is_closed_goes_nowhere(tiny_model: Path, tmp_path: Path) -> None:
+    words = ["generate", "a cat", "--model", str(tiny_model), "-o", str(tmp_path / "a.png")]
+    script = "import os, sys\nos.close(1), os.close(2)\nos.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    ended = subprocess.run([sys.executable, "-c", script, *INKWASH[2:], *words], timeout=120)
+    assert ended.returncode == 0
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_a_full_output_is_named(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([*INKWASH, "list", "models"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == 5
+    assert "error[disk_full]: no space left: standard output" in ended.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_paths_and_words_that_the_output_cannot_write(encoding: str, tiny_model: Path, tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + "/é".encode() + b"\xff.png"
+    words = [*INKWASH, "generate", "a café", "--model", str(tiny_model), "--steps", "1", "-o", out]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run(words, capture_output=True, timeout=120, env=env)
+    assert ended.returncode == 0, ended.stderr
+    ended = subprocess.run([*words, "--json"], capture_output=True, timeout=120, env=env)
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout.decode("utf-8"))
+    assert said["prompt"] == "a café"
+    assert os.fsencode(said["path"]) == out.replace(b".png", b"-2.png")
+
+
+def test_python_m_inkwash_is_the_command_line() -> None:
+    ended = subprocess.run([sys.executable, "-m", "inkwash", "--version"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout.count(".")) == (0, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from inkwash.cli.main import print_json
 from inkwash.cli.settings import Options as Settings
 from inkwash.cli.settings import describe_model, first_request, load
 from inkwash.errors import UsageError
@@ -191,7 +191,7 @@ def evaluate(
     if card:
         update_card(folder, result)
     if json:
-        print(json_text.dumps(result, ensure_ascii=False))
+        print_json(result)
     elif not quiet:
         print("\n".join(lines(found.metrics, result)))
         if report is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_text
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from inkwash.cli.main import warn
+from inkwash.cli.main import print_json, warn
 from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce, repeated
 from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
 from inkwash.picture import fit_pictures
@@ -91,7 +90,7 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
     for made in produce(pipeline, requests, quiet):
         path, pixel_hash = save(made, pipeline, names)
         if json:
-            print(json_text.dumps(summary(made, pipeline, path, pixel_hash), ensure_ascii=False), flush=True)
+            print_json(summary(made, pipeline, path, pixel_hash))
         elif not quiet:
             for text in made.warnings:
                 if text not in told:

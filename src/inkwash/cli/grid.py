@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_text
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from cyclopts import Parameter
 
 from inkwash._version import __version__
-from inkwash.cli.main import warn
+from inkwash.cli.main import print_json, warn
 from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce
 from inkwash.errors import UsageError
 from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
@@ -84,8 +83,8 @@ def grid(prompt: str = "", /, *, x: str, y: str | None = None, out: Annotated[st
     path = names.save(png_bytes(sheet, text, record), requests[0].seed)
     notes = list(dict.fromkeys(note for image in images for note in image.warnings))
     if json:
-        print(json_text.dumps({"path": str(path), "size": f"{sheet.width}x{sheet.height}", "pictures": len(images), "warnings": notes,
-                               "nfe": sum(image.nfe for image in images), "pixel_sha256": pixel_sha256(sheet)}, ensure_ascii=False))
+        print_json({"path": str(path), "size": f"{sheet.width}x{sheet.height}", "pictures": len(images), "warnings": notes,
+                    "nfe": sum(image.nfe for image in images), "pixel_sha256": pixel_sha256(sheet)})
     elif not quiet:
         for note in notes:
             warn(note)
@@ -95,6 +94,9 @@ def grid(prompt: str = "", /, *, x: str, y: str | None = None, out: Annotated[st
 
 def _requests(prompt: str, options: Options, columns: Axis, rows: Axis, info: ModelInfo) -> list[Request]:
     """Row by row; a seed that nobody gave is the same everywhere."""
+    for axis in (columns, rows):
+        if axis.name and (prompt if axis.name == "prompt" else getattr(options, axis.name)):
+            raise UsageError("bad_axis", f"the {axis.name} is given beside an axis of it; leave one out")
     base: Request | None = None
     found = []
     for down in rows.values:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from inkwash.cli.main import print_json
 from inkwash.cli.settings import describe_model, load
 from inkwash.io.info import ModelInfo
 
@@ -32,7 +33,10 @@ def inspect(model: str = "mini", /, *, words: int = 40, json: Annotated[bool, Pa
     """
     folder, info = describe_model(model)
     found = describe(folder, info)
-    print(json_text.dumps(found, ensure_ascii=False) if json else text_of(found, words))
+    if json:
+        print_json(found)
+    else:
+        print(text_of(found, words))
     return 0
 
 

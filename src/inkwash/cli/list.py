@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from inkwash.cli.main import print_json
 from inkwash.errors import UsageError
 
 KINDS = ("samplers", "spacings", "schedules", "predictions", "guidances", "networks", "models")
@@ -29,7 +29,7 @@ def list_(kind: str | None = None, /, *, json: Annotated[bool, Parameter(negativ
         raise UsageError("unknown_kind", f"cannot list {kind[:40]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(KINDS)}")
     found = {name: entries(name) for name in ([kind] if kind else KINDS)}
     if json:
-        print(json_text.dumps(found, ensure_ascii=False))
+        print_json(found)
         return 0
     for name, items in found.items():
         print(f"{name}:")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_OF
 
 # Threads that wait for one another spin first. By default so long that two programs with as many threads as cores each stop one another.
 PATIENCE = {"GOMP_SPINCOUNT": "20000"}
+
+# What is wrong with a path that a user gave, where nothing nearer to it has said so.
+PATHS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 AGAIN_SEC = 3.0
 
@@ -100,8 +104,17 @@ def _call(words: Sequence[str]) -> int:
     except CycloptsError as error:
         command = next((word for word in words[:1] if word in COMMANDS), "")
         text = " ".join(str(error).split()).rstrip(".")
-        raise UsageError("usage", f"{text[:1].lower()}{text[1:]}; see inkwash {command + ' ' if command else ''}--help") from error
+        text = f"{text[:1].lower()}{text[1:]}{_hint(words, text)}"
+        raise UsageError("usage", f"{text}; see inkwash {command + ' ' if command else ''}--help") from error
     return result if isinstance(result, int) else 0
+
+
+def _hint(words: Sequence[str], text: str) -> str:
+    """What a newcomer's prompt lacks: quotes around its words, or `--` before its dash."""
+    if text.startswith("Unused Tokens"):
+        return '; put a text of several words into quotes: "a b c"'
+    dashed = next((word for word in words[1:] if word.startswith("-") and " " in word and "=" not in word), None)
+    return "" if dashed is None else f"; a text that begins with a dash stands last, behind --, as in: inkwash {words[0]} -- {dashed[:60]!r}"
 
 
 def _known(error: Exception) -> InkwashError | None:
@@ -109,7 +122,10 @@ def _known(error: Exception) -> InkwashError | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error).lower():
         return ResourceError("out_of_memory", f"not enough memory: {str(error)[:160]}; ask for a smaller size or fewer images at once")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError("disk_full", f'no space left: "{error.filename}"; free some space and run again')
+        where = "standard output" if error.filename is None else f'"{error.filename}"'
+        return ResourceError("disk_full", f"no space left: {where}; free some space and run again")
+    if isinstance(error, OSError) and error.errno in PATHS and error.filename is not None:
+        return UsageError("bad_path", f'cannot use "{str(error.filename)[:200]}": {error.strerror}; give another path, or set this one right')
     return None
 
 
@@ -129,6 +145,16 @@ def _bug(error: Exception, debug: bool) -> int:
     _say(f"inkwash: error[bug]: {text} ({os.path.basename(frame.filename)}:{frame.lineno}); this is a mistake in inkwash; "
          "run again with --debug for the traceback and report it")
     return 1
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout: characters as they are where stdout takes them, else escaped, so that it is JSON in every locale."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text, flush=True)
 
 
 def _show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
@@ -165,11 +191,22 @@ def _listen() -> None:
             signal.signal(number, end)
 
 
+def _standard() -> None:
+    """Output that was closed goes nowhere, and a path or word that its encoding lacks is written with escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> NoReturn:
     """The entry point."""
     for name, value in {**QUIET, **PATIENCE}.items():
         os.environ.setdefault(name, value)
     _listen()
+    _standard()
     try:
         code = run(sys.argv[1:])
     finally:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_text
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from inkwash.cli.generate import save, summary
+from inkwash.cli.main import print_json
 from inkwash.cli.settings import load, produce
 from inkwash.errors import CheckpointError, DataError, InkwashError, UsageError, VerifyError
 from inkwash.io.find import find_model
@@ -73,7 +73,7 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
     same = new == said == old
     if json:
         line: dict[str, Any] = {**summary(made, pipeline, path or file, new), "same": same, "stored_sha256": said, "file_sha256": old}
-        print(json_text.dumps(line, ensure_ascii=False), flush=True)
+        print_json(line)
     if old != said:
         raise VerifyError("pixels_changed", f'"{file}" was changed after it was made: its pixels have sha256 {old[:16]}, its parameters say '
                                             f"{str(said)[:16]}; use the original file")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from inkwash.cli.main import print_json
 from inkwash.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def verify(model: str | None = None, /, *, against: str | None = None, data: str
         Print one JSON object.
     """
     report = _report(model, against, data, only)
-    print(json_text.dumps(report.json(), ensure_ascii=False) if json else report.text(explain=explain))
+    if json:
+        print_json(report.json())
+    else:
+        print(report.text(explain=explain))
     report.require()
     return 0
 
