@@ -14,9 +14,10 @@ import pytest
 from inkwash.request import Request
 from inkwash.serve.http import backend
 from inkwash.serve.http.backend import Backend, Wish
-from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.process import Process
 from inkwash.serve.http.worker import work
 
 READY = Frame({"is": "ready", "model": "m", "hash": "h", "determinism": "exact", "golden": "g", "rate": 1.0})
@@ -122,3 +123,27 @@ def test_a_worker_can_have_a_socket_of_any_number() -> None:
         theirs.close()
         work(high)                                         # returns, for the other end is closed
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_pictures_of_one_request_go_to_its_process_once() -> None:
+    async def scene() -> tuple[list[Frame], int]:
+        ours, theirs = socket.socketpair()
+        link = Process({})
+        _, link._writer = await asyncio.open_connection(sock=ours)
+        bodies = [bytes([i]) * LARGE for i in (1, 1, 1, 2)]
+        for i, body in enumerate(bodies):
+            link.send(Frame({"id": i}, body))
+        link.send(Frame({"do": "cancel"}))                 # the worker has the last one only until another frame comes
+        link.send(Frame({"id": 5}, bodies[-1]))
+        await asyncio.sleep(0)
+        link.send(Frame({"id": 4}, bodies[-1]))            # much later: it may have forgotten
+        link._writer.write_eof()
+        other, _ = await asyncio.open_connection(sock=theirs)
+        data = await other.read()
+        link._writer.close()
+        return list(Decoder().feed(data)), len(data)
+
+    frames, size = asyncio.run(scene())
+    assert [(frame.head.get("again", False), frame.body[:1]) for frame in frames] == [
+        (False, b"\1"), (True, b""), (True, b""), (False, b"\2"), (False, b""), (False, b"\2"), (False, b"\2")]
+    assert size < 4.1 * LARGE

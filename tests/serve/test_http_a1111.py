@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import httpx2
 import PIL.Image
 import pytest
+from PIL.PngImagePlugin import PngInfo
 from serving import Running, wait
 
 from inkwash import Pipeline, Request
@@ -99,4 +102,10 @@ def test_options_are_not_changed_for_others(server: Running) -> None:
     found = httpx2.post(f"{server.url}/sdapi/v1/options", json={"sd_model_checkpoint": "other"}, timeout=250)
     assert (found.status_code, found.json()["error"]["code"]) == (400, "unsupported_parameter")
     assert httpx2.get(f"{server.url}/sdapi/v1/progress?skip_current_image=maybe", timeout=250).status_code == 400
+    texts = PngInfo()
+    texts.add_text("parameters", 'x\nSteps: 1, Seed: 2, A: "\\x"')
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=texts)
+    broken = httpx2.post(f"{server.url}/sdapi/v1/png-info", json={"image": base64.b64encode(buffer.getvalue()).decode()}, timeout=250)
+    assert (broken.status_code, broken.json()["error"]["code"]) == (400, "bad_image")
     assert httpx2.post(f"{server.url}/sdapi/v1/png-info", json={"image": "AAAA"}, timeout=250).json()["error"]["code"] == "bad_image"

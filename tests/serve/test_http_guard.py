@@ -11,6 +11,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,12 @@ def test_broken_http_is_refused(server: Running, key: tuple[Path, str]) -> None:
 
 def test_a_client_that_never_finishes_its_headers_is_left(server: Running) -> None:
     began = time.monotonic()
-    assert raw(server, "GET /livez HTTP/1.1\nHost: 127.0.0.1\n") == b""
+    one = "GET /nothing HTTP/1.1\nHost: 127.0.0.1\n\n"
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(raw, server, "GET /livez HTTP/1.1\nHost: 127.0.0.1\n")
+        second = pool.submit(raw, server, one, b"GET /live", 0.5)
+        assert first.result() == b""
+        assert second.result().startswith(b"HTTP/1.1 401")
     assert HEAD_SEC - 1 < time.monotonic() - began < HEAD_SEC + 10
 
 

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from inkwash.request import Request
+from inkwash.serve.http import worker as module
 from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.pictures import read_pictures
+from inkwash.serve.http.raster import Raster, Start
 from inkwash.serve.http.worker import Worker
 
 ASK = Request("a small red cube", "", 5, 12, "dpmpp_2m_sde", "karras", 3.0, 32, 32)
@@ -97,3 +100,18 @@ def test_a_mistake_of_ours_in_taking_a_request_in_ends_that_request(bench: Bench
     monkeypatch.setattr(bench.worker.engine, "rows_of", lambda request: [][1])
     bench.do("check", id=902, request=dataclasses.asdict(ASK), start=None)
     assert (bench.sent[-1].head["is"], bench.sent[-1].head["code"]) == ("failed", "internal_error")
+
+
+def test_pictures_of_one_request_are_fitted_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+
+    def read(start: Start, width: int, height: int) -> Any:
+        fitted.append((start.image.data[:1], width))
+        return read_pictures(start, width, height)
+
+    monkeypatch.setattr(module, "read_pictures", read)
+    for body, width, strength in ((b"\1", 32, 0.5), (b"\1", 32, 0.5), (b"\2", 32, 0.5), (b"\2", 64, 0.5), (b"\2", 64, 0.5)):
+        start = Start(Raster("RGB", 40, 40, body * 4800), None, strength)
+        request = dataclasses.asdict(dataclasses.replace(ASK, width=width, height=width))
+        bench.do("check", start.body, id=903, request=request, start=start.head)
+    assert fitted == [(b"\1", 32), (b"\2", 32), (b"\2", 64)]

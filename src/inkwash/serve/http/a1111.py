@@ -39,7 +39,7 @@ router = APIRouter(prefix="/sdapi/v1")
 async def txt2img(http: HttpRequest) -> Response:
     """Pictures from a sentence."""
     body = await json_body(http)
-    return await respond(http, read_fields(Text2Image, split(body, OFF), {}), body, None)
+    return await respond(http, read_fields(Text2Image, split(body, OFF), {}), body, body, None)
 
 
 @router.post("/img2img")
@@ -47,11 +47,12 @@ async def img2img(http: HttpRequest) -> Response:
     """Pictures from a picture and a sentence."""
     body = await json_body(http)
     asked = read_fields(Image2Image, split(body, OFF_IMAGE), {})
-    return await respond(http, asked, {name: value for name, value in body.items() if name not in ("init_images", "mask")}, await start_of(asked))
+    parameters = {name: value for name, value in body.items() if name not in ("init_images", "mask")}
+    return await respond(http, asked, parameters, body, await start_of(asked))
 
 
-async def respond(http: HttpRequest, asked: Text2Image, parameters: dict[str, Any], start: Start | None) -> Response:
-    """The answer, with `parameters` as they were asked."""
+async def respond(http: HttpRequest, asked: Text2Image, parameters: dict[str, Any], body: dict[str, Any], start: Start | None) -> Response:
+    """The answer, with `parameters` as they were asked in `body`."""
     service: Service = http.app.state.service
     model = service.model(model_of(asked))
     requests = requests_of(asked, model.info)
@@ -62,7 +63,7 @@ async def respond(http: HttpRequest, asked: Text2Image, parameters: dict[str, An
         images = [] if asked.send_images is False else [base64.b64encode(one.data).decode() for one in made]
         return answer({"images": images, "parameters": parameters, "info": json.dumps(info(requests, made, model, warnings)), "warnings": warnings})
 
-    return await served(once(http, await json_body(http), {}), respond_once)
+    return await served(once(http, body, {}), respond_once)
 
 
 async def make(service: Service, model: Model, requests: Sequence[Request], owner: str, start: Start | None) -> list[Made]:

@@ -2,7 +2,7 @@
 
     !II          length of the head, length of the body
     head         JSON in UTF-8: {"do": ...} to the worker, {"is": ...} from it
-    body         a picture, or nothing
+    body         a picture, or nothing; with "again": true in the head, the last large body to the worker once more
 
 JSON and bytes, so that nothing is ever unpickled; a closed socket tells either side that the other one is gone.
 """
@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+LARGE = 1 << 20                                            # a body of so many bytes is sent once for several frames in a row
 _SIZES = struct.Struct("!II")
 
 

@@ -1,7 +1,8 @@
 """The events of a job, until it ends: where it is in the line, its steps and previews, and how it ended.
 
 While the job is in work here, its steps come as they are made. While it waits, or another server works on it, the store is asked every
-second. The first event says how things stand, so a watcher who comes late, or comes again, has missed nothing that still matters.
+second, and more rarely while it is slow. The first event says how things stand, so a watcher who comes late, or comes again, has missed
+nothing that still matters.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from inkwash.serve.http.service import draining
 
 POLL_SEC = 1.0
 ALIVE_SEC = 15.0
+BUSY = 5.0                                                 # so many times as long as the store took, watchers leave it alone
 router = APIRouter(prefix="/v1/jobs")
 
 
@@ -36,7 +38,9 @@ async def watched(http: HttpRequest, job: str) -> AsyncIterator[tuple[str, dict[
     told: dict[str, Any] = {}
     spoken = 0.0
     while True:
+        began = time.monotonic()
         found = await described(service, runner, await own(http, job))
+        took = time.monotonic() - began
         if {**found, "estimate_sec": None} != told or time.monotonic() - spoken > ALIVE_SEC:
             told, spoken = {**found, "estimate_sec": None}, time.monotonic()
             yield f"job.{found['status']}", {"type": f"job.{found['status']}", "job": found}
@@ -46,7 +50,7 @@ async def watched(http: HttpRequest, job: str) -> AsyncIterator[tuple[str, dict[
         if live is None:
             if service.draining:
                 raise draining()
-            await asyncio.sleep(POLL_SEC)
+            await asyncio.sleep(max(POLL_SEC, BUSY * took))
             continue
         async for name, data in live.watch():
             spoken = time.monotonic()

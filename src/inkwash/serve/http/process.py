@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from inkwash.serve.http.channel import Decoder, Frame
+from inkwash.serve.http.channel import LARGE, Decoder, Frame
 
 
 class Process:
@@ -19,13 +19,21 @@ class Process:
 
     def __init__(self, launch: dict[str, Any]) -> None:
         self.launch = launch
+        self._sent = b""                                   # the last large body, which is not sent twice in a row
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     def send(self, frame: Frame) -> None:
         """Sends a frame to the process, if it lives."""
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(frame.pack())
+            again = len(frame.body) >= LARGE and frame.body == self._sent
+            self._writer.write(Frame({**frame.head, "again": True}).pack() if again else frame.pack())
+            if not again:                                  # the images of one request come in one go
+                self._sent = frame.body if len(frame.body) >= LARGE else b""
+                asyncio.get_running_loop().call_soon(self._forget)
+
+    def _forget(self) -> None:
+        self._sent = b""
 
     async def run(self, take: Callable[[Frame], None]) -> None:
         """One life of a worker, from start to end of file."""

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -31,15 +32,25 @@ HEAD_SEC = 10.0
 
 
 class Impatient(H11Protocol):
-    """uvicorn's protocol, which would wait for the first request of a connection for ever."""
+    """uvicorn's protocol, which would wait for the head of a request for ever once a connection is made, or a byte of the head has come."""
+
+    _hurried: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection."""
         super().connection_made(transport)
-        self.loop.call_later(HEAD_SEC, self._close_if_silent)
+        self.loop.call_later(HEAD_SEC, self._close_unless_asked, self.cycle)
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None:
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request, or of what comes before the next one."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and self.cycle is not self._hurried:
+            self._hurried = self.cycle
+            self.loop.call_later(HEAD_SEC, self._close_unless_asked, self.cycle)
+
+    def _close_unless_asked(self, last: object) -> None:
+        """Closes where no request has begun since `last`."""
+        if self.cycle is last and self.conn.their_state is h11.IDLE:
             self.transport.close()
 
 

@@ -16,7 +16,8 @@ from inkwash.serve.http.errors import ApiError
 MAX_DEPTH = 16
 MAX_DIGITS = 30
 MAX_PARTS = 10_000                                         # strings, commas and brackets: millions of tiny values would stop the server for minutes
-_TOKEN = re.compile(rb'"(?>[^"\\]+|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{},]', re.DOTALL)  # an open string runs to the end: one pass, whatever comes
+_TOKEN = re.compile(rb'[^"\[\]{},]*+("(?>[^"\\]+|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{},])', re.DOTALL)
+"""What is between tokens comes with the next one. An open string runs to the end: one pass, whatever comes."""
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def _check_shape(body: bytes) -> None:
     for number, token in enumerate(_TOKEN.finditer(body)):
         if number >= MAX_PARTS:
             _refuse(f"it has more than {MAX_PARTS} parts")
-        first = token[0][:1]
+        first = token[1][:1]
         depth += (first in b"[{") - (first in b"]}")
         if depth > MAX_DEPTH:
             _refuse(f"arrays and objects are nested more than {MAX_DEPTH} deep")

@@ -9,7 +9,9 @@ the model ends it too, and a fresh process takes over.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
+import json
 import select
 import socket
 import sys
@@ -21,12 +23,13 @@ from typing import Any
 from inkwash.errors import CheckpointError, InkwashError, UsageError, VerifyError
 from inkwash.io.png import infotext, pixel_sha256, png_bytes
 from inkwash.output import Image, to_pil
+from inkwash.picture import Picture
 from inkwash.pipeline import Pipeline
 from inkwash.record import record, settings
 from inkwash.request import Request
 from inkwash.serve.admission import Refused
 from inkwash.serve.engine import Engine
-from inkwash.serve.http.channel import Decoder, Frame
+from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.pictures import read_pictures
 from inkwash.serve.http.raster import Start
 from inkwash.serve.policy import Policy
@@ -57,6 +60,7 @@ class Worker:
         self.items: dict[int, Item] = {}
         self.pipeline: Pipeline | None = None
         self.engine: Engine | None = None
+        self._last: tuple[tuple[str, int, int, bytes], tuple[Picture, Picture | None, str]] | None = None
 
     @property
     def pending(self) -> bool:
@@ -106,7 +110,7 @@ class Worker:
         state, body = body[: head["state"]], body[head["state"] :]
         how = {"key": head["key"], "deadline_sec": head["deadline_sec"], "priority": head["priority"]}
         try:
-            request, note = read_request(head, body)
+            request, note = self._read(head, body)
             ticket, unused = None, ""
             try:
                 ticket = self._engine.resume(state, of=request, **how) if state else None
@@ -121,10 +125,24 @@ class Worker:
 
     def _check(self, head: dict[str, Any], body: bytes) -> None:
         try:
-            rows = self._engine.rows_of(read_request(head, body)[0])
+            rows = self._engine.rows_of(self._read(head, body)[0])
             self._send({"is": "checked", "id": head["id"], "cost": sum(rows), "total": len(rows)})
         except Exception as error:
             self._send({"is": "failed", "id": head["id"], **failure(error)})
+
+    def _read(self, head: dict[str, Any], body: bytes) -> tuple[Request, str]:
+        """The request in a frame, and a note about its pictures. Raises InkwashError.
+
+        The images of one request come one after the other with the same pictures, which are fitted to the size once: large ones take seconds.
+        """
+        request, start = Request(**head["request"]), head["start"]
+        if start is None:
+            return request, ""
+        key = (json.dumps(start), request.width, request.height, hashlib.sha256(body).digest())
+        if self._last is None or self._last[0] != key:
+            self._last = key, read_pictures(Start.of(start, body), request.width, request.height)
+        picture, painted, note = self._last[1]
+        return dataclasses.replace(request, image=picture, mask=painted, strength=start["strength"]), note
 
     def tick(self) -> None:
         """One tick of the engine, and the word about it."""
@@ -161,19 +179,9 @@ class Worker:
         self._send({"is": "made", "id": item.number, "facts": facts}, data)
 
 
-def read_request(head: dict[str, Any], body: bytes) -> tuple[Request, str]:
-    """The request in a frame, and a note about its pictures. Raises InkwashError."""
-    request = Request(**head["request"])
-    start = head["start"]
-    if start is None:
-        return request, ""
-    picture, painted, note = read_pictures(Start.of(start, body), request.width, request.height)
-    return dataclasses.replace(request, image=picture, mask=painted, strength=start["strength"]), note
-
-
 def failure(error: Exception) -> dict[str, Any]:
     """An error on its way to the web process. What is none of ours ends one request and not the worker, for nothing was begun yet."""
-    if isinstance(error, ArithmeticError | ValueError):
+    if not isinstance(error, InkwashError) and isinstance(error, ArithmeticError | ValueError):
         error = UsageError("bad_value", "a value of the sampler, spacing or guidance leads to numbers that cannot be computed; use a usual one")
     if not isinstance(error, InkwashError):
         traceback.print_exception(error)
@@ -224,6 +232,7 @@ def check_golden(pipeline: Pipeline, engine: Engine) -> str:
 def work(sock: socket.socket) -> None:
     """A worker at the end of a socket, until it ends."""
     worker, decoder = Worker(lambda frame: sock.sendall(frame.pack())), Decoder()
+    large = b""
     arrived = select.poll()                                # select cannot see a number above 1023, which a busy web process may give it
     arrived.register(sock, select.POLLIN)
     while True:
@@ -233,6 +242,9 @@ def work(sock: socket.socket) -> None:
             if not data:
                 return
             for frame in decoder.feed(data):
+                if frame.head.get("again"):
+                    frame = Frame(frame.head, large)
+                large = frame.body if len(frame.body) >= LARGE else b""
                 worker.handle(frame)
             wait = False
         if worker.pending:
