@@ -8,13 +8,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from inkwash import Pipeline, Request
 from inkwash.core.spacing import Spacing
 from inkwash.device import compute_dtype
-from inkwash.errors import CheckpointError, InkwashWarning, UsageError
+from inkwash.errors import CheckpointError, InkwashError, InkwashWarning, UsageError
 from inkwash.io.find import read_info
 from inkwash.io.folder import save_info
 from inkwash.sample import Sampler
@@ -273,3 +274,23 @@ def test_a_request_survives_its_text(pipe: Pipeline) -> None:
     for request in (ASK, *OTHERS):
         assert Request(**json.loads(json.dumps(dataclasses.asdict(request)))) == request
         assert str(parse(request.sampler, Sampler)) == request.sampler  # type: ignore[type-abstract]
+
+
+@pytest.mark.parametrize(("change", "code"), [({"prompt": None}, "bad_prompt"), ({"prompt": 5}, "bad_prompt"), ({"generator": 5}, "bad_seed"),
+                                              ({"image": PIL.Image.new("RGB", (0, 0))}, "image_unreadable")])
+def test_arguments_of_another_type_are_refused_by_name(pipe: Pipeline, change: dict[str, object], code: str) -> None:
+    with pytest.raises(InkwashError) as caught:
+        pipe(**{"prompt": "a cube", "num_inference_steps": 1, **change})  # type: ignore[arg-type]
+    assert caught.value.code == code
+
+
+def test_seeds_and_steps_may_be_numbers_of_numpy(pipe: Pipeline) -> None:
+    out = pipe("a cube", num_inference_steps=np.int64(1), guidance_scale=np.float32(2), seed=np.int64(7))  # type: ignore[arg-type]
+    assert out.seeds == [7]
+
+
+def test_a_model_is_not_saved_over_a_file(pipe: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("kept")
+    with pytest.raises(UsageError, match="is a file"):
+        pipe.save_pretrained(tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "kept"

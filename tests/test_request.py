@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from inkwash.errors import UsageError
@@ -29,7 +30,7 @@ def test_sizes_are_a_side_or_two() -> None:
     assert check_size("128x96", "") == check_size(" 128 X 96 ", "") == check_size("128×96", "") == (128, 96)
 
 
-@pytest.mark.parametrize("scale", ["50%", "nan", "inf", "-inf", "1e999", "-1e9", "", float("nan"), float("inf"), True, None, "101"])
+@pytest.mark.parametrize("scale", ["50%", "nan", "inf", "-inf", "1e999", "-1e9", "", float("nan"), float("inf"), True, None, "101", 10**400])
 def test_T05_G9_guidance_is_a_factor(scale: object) -> None:
     with pytest.raises(UsageError, match="factor and not a percentage") as caught:
         check_guidance(scale, "--guidance")
@@ -74,3 +75,18 @@ def test_G12_what_is_inert_is_said() -> None:
     for guidance in (1.0, "none", "NoGuidance()"):
         assert "inert" in inert(Request("a", "b", guidance=guidance))[0]
     assert inert(Request("a", "b", guidance=2.0)) == inert(Request("a", guidance=1.0)) == []
+
+
+def test_numbers_of_numpy_and_texts_are_stored_as_numbers() -> None:
+    plain = Request("a cube", seed=7, steps=3, guidance=2.5, width=64, height=32)
+    assert Request("a cube", seed=np.int64(7), steps=np.int32(3), guidance=np.float32(2.5), width=np.int16(64), height=np.uint8(32)) == plain  # type: ignore[arg-type]
+    same = Request("a cube", seed="7", steps="3", guidance=2.5, width="64", height=" 32")  # type: ignore[arg-type]
+    assert same == plain
+    assert all(type(value) is int for value in (same.seed, same.steps, same.width, same.height))
+
+
+@pytest.mark.parametrize("name", ["sampler", "spacing"])
+@pytest.mark.parametrize("value", [3, None, ["ddim"]])
+def test_a_sampler_that_is_no_text_is_refused(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be text"):
+        Request("a cube", **{name: value})  # type: ignore[arg-type]

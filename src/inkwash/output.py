@@ -105,10 +105,12 @@ def seeds_for(count: int, seed: int | None, generator: torch.Generator | Sequenc
             raise UsageError("bad_seed", f"got {len(generator)} generators for {count} images; give one per image, or a single one")
         return [_draw(item) for item in generator]
     first = _draw(generator) if generator is not None else random_seed() if seed is None else seed
-    check_int(first, "seed", "bad_seed", 0, MAX_SEED)
+    first = check_int(first, "seed", "bad_seed", 0, MAX_SEED)
     check_int(first + count - 1, "seed + number of images - 1", "bad_seed", 0, MAX_SEED)
     return [first + i for i in range(count)]
 
 
 def _draw(generator: torch.Generator) -> int:
+    if not isinstance(generator, torch.Generator):
+        raise UsageError("bad_seed", f"generator must be a torch.Generator or a list of them, got {type(generator).__name__}; a number is a seed=")
     return int(torch.randint(0, 2**32, (1,), generator=generator, device=generator.device))

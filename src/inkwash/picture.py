@@ -52,6 +52,8 @@ class Picture:
         from inkwash.data.transform import MAX_PIXELS, decode, on_white
 
         if isinstance(source, PillowImage.Image):
+            if not source.width or not source.height:
+                raise DataError("image_unreadable", f"a picture of {source.width}x{source.height} has no pixels; {FORMATS}")
             return cls._plain(on_white(ImageOps.exif_transpose(source)))
         item = Item("the picture", source, "", {}) if isinstance(source, bytes) else Item(str(source), _read(Path(source)), "", {})
         if len(item.image) > MAX_BYTES:

@@ -111,8 +111,8 @@ class Pipeline:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced."""
         path = Path(folder)
-        if path.exists() and any(path.iterdir()) and not (path / INFO).is_file():
-            raise UsageError("bad_output", f'"{path}" is a folder with other things in it; give a new folder or one that holds a model')
+        if path.exists() and not (path / INFO).is_file() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError("bad_output", f'"{path}" is a file or a folder with other things in it; give a new folder or one that holds a model')
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(path) as target:
             save_part(target, self.info.network, self.denoiser.network, dtype=dtype)
@@ -269,6 +269,8 @@ class Pipeline:
         if output_type not in ("pil", "pt", "np", "latent"):
             raise UsageError("bad_output_type", f"output_type must be 'pil', 'pt', 'np' or 'latent', got {output_type!r}")
         count = check_int(num_images_per_prompt, "num_images_per_prompt", "bad_count", 1, 10_000)
+        if not isinstance(prompt, Sequence):
+            raise UsageError("bad_prompt", f"the prompt must be text or a list of texts, got {type(prompt).__name__}")
         prompts = [text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(count)]
         default = self.info.defaults
         guidance = default.guidance if guidance_scale is None else guidance_scale

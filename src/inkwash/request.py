@@ -6,10 +6,10 @@ spacings and guidances are texts of Values, so that a request can be stored in t
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from inkwash.errors import UsageError
@@ -51,12 +51,14 @@ class Request:
     def __post_init__(self) -> None:
         check_text(self.prompt, "the prompt")
         check_text(self.negative, "the negative prompt")
-        check_int(self.seed, "seed", "bad_seed", 0, MAX_SEED)
-        check_int(self.steps, "steps", "bad_steps", 1, MAX_STEPS)
-        if not isinstance(self.guidance, str):
-            check_guidance(self.guidance, "guidance")
-        for side in (self.width, self.height):
-            check_int(side, "width and height", "invalid_size", 1, 1 << 16)
+        for name in ("sampler", "spacing"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError("bad_value", f"{name} must be text, got {type(getattr(self, name)).__name__}; write a name or Name(field=value)")
+        known = {"seed": check_int(self.seed, "seed", "bad_seed", 0, MAX_SEED), "steps": check_int(self.steps, "steps", "bad_steps", 1, MAX_STEPS),
+                 "guidance": self.guidance if isinstance(self.guidance, str) else check_guidance(self.guidance, "guidance")}
+        known |= {name: check_int(getattr(self, name), "width and height", "invalid_size", 1, 1 << 16) for name in ("width", "height")}
+        for name, value in known.items():                  # a numpy number, or text, becomes a number that can be stored
+            object.__setattr__(self, name, value)
         if self.image is None:
             for name in ("mask", "strength"):
                 if getattr(self, name) is not None:
@@ -104,9 +106,9 @@ def check_int(value: object, name: str, code: str, low: int, high: int) -> int:
     shown = str(value)[:40]
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,40}\s*", value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise UsageError(code, f"{name} must be {_range(low, high)}, got {shown}")
-    return value
+    return int(value)
 
 
 def check_guidance(value: object, name: str) -> float | str:
@@ -118,7 +120,7 @@ def check_guidance(value: object, name: str) -> float | str:
         except ValueError:
             if re.match(r"\s*[A-Za-z_]", str(value)):
                 return str(value).strip()
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= MAX_GUIDANCE
+    ok = isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= MAX_GUIDANCE)  # type: ignore[operator]  # false for NaN
     if not ok:
         raise UsageError("bad_guidance", f"{name} must be a finite number from -100 to 100 (1 = no guidance, usual 1..10), got {shown}; "
                                          "a guidance scale is a factor and not a percentage")
