@@ -3,7 +3,8 @@
 Kernels may add in another order when a row stands elsewhere in a batch, when its neighbours differ, or when other threads share the work;
 whether they do depends on the processor, the library and the dtype. So it is tried: one row of the denoiser is computed in every slot of the
 fixed micro-batch, beside several neighbours and with several numbers of threads, and all answers must have the same bits; likewise the
-decoder and the text encoder. `certified` tries other sizes of a call, and takes their time.
+decoder and the text encoder. `certified` tries other sizes of a call, and takes their time. Both make the products of the networks again on
+numbers that rounding does not hide (provoke.py).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import time
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inkwash.cond import Cond
 from inkwash.core import noise
 from inkwash.core.level import Clean, Level
+from inkwash.provoke import products
 
 if TYPE_CHECKING:
     from inkwash.pipeline import Pipeline
@@ -42,13 +44,17 @@ def same_bits(pipeline: Pipeline) -> bool:
     def rest() -> list[Tensor]:
         return [pipeline.codec.decode(Clean(x[:1])), *pipeline.conditioner(PROMPTS[:1]).to(pipeline.device).values()]
 
-    first, *others = answers()
-    fixed, number = rest(), torch.get_num_threads()
+    ((first, *others), fixed), awkward = products((pipeline.conditioner, pipeline.codec, *_networks(pipeline)), lambda: (answers(), rest()))
+
+    def provoked() -> list[Tensor]:
+        return [product.rows(1, 1) for product in awkward]
+
+    shown, number = provoked(), torch.get_num_threads()
     same = all(torch.equal(first, answer) for answer in others)
     try:
         for threads in THREADS:
             torch.set_num_threads(threads)
-            same = same and all(torch.equal(first, answer) for answer in answers()[1:3]) and all(map(torch.equal, fixed, rest()))
+            same = same and all(torch.equal(first, answer) for answer in answers()[1:3]) and all(map(torch.equal, fixed + shown, rest() + provoked()))
     finally:
         torch.set_num_threads(number)
     return same
@@ -58,7 +64,8 @@ def same_bits(pipeline: Pipeline) -> bool:
 def certified(pipeline: Pipeline, shape: tuple[int, ...], most: int) -> dict[int, float]:
     """Seconds of a network call of each size up to `most` that gives x of `shape` the bits of `micro_batch`, which comes first.
 
-    Tried are 1, 2, 4, .. rows, on as many different rows as the largest has.
+    Tried are 1, 2, 4, .. rows, on as many different rows as the largest has. With a classifier there is one size: a gradient has products that
+    are not seen.
     """
     size = pipeline.micro_batch
     count = max(size, most) // size * size
@@ -75,16 +82,20 @@ def certified(pipeline: Pipeline, shape: tuple[int, ...], most: int) -> dict[int
             times.append(time.perf_counter() - began)
         return torch.cat(found), min(times)
 
-    answer(count)                                          # the first call of a shape sets things up and is slow
+    _, awkward = products(_networks(pipeline), lambda: answer(count))   # and the first call of a shape, which is slow
     reference, seconds = answer(size)
     sizes = {size: seconds}
-    if pipeline.determinism == "exact":
+    if pipeline.determinism == "exact" and pipeline.classifier is None:
         for other in (1 << k for k in range(count.bit_length())):
             if other != size and count % other == 0:
                 found, seconds = answer(other)
-                if torch.equal(found, reference):
+                if torch.equal(found, reference) and all(torch.equal(product.rows(count, other), product.rows(count, size)) for product in awkward):
                     sizes[other] = seconds
     return sizes
+
+
+def _networks(pipeline: Pipeline) -> tuple[nn.Module, ...]:
+    return tuple(one for one in (pipeline.denoiser, pipeline.weak, pipeline.classifier) if isinstance(one, nn.Module))
 
 
 def _samples(pipeline: Pipeline, count: int, shape: tuple[int, ...]) -> tuple[Tensor, Level]:
