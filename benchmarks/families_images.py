@@ -38,7 +38,7 @@ from inkwash.value import parse
 
 WORLD = ("objects=1,shape=sphere+cube+cone+ring+star+heart,color=red+yellow+green+blue+purple+black,size=large,material=matte,light=soft,"
          "background=white+gray")
-SIZE, BATCH, NOISE, BUDGET = 32, 64, 64, 1.5e14
+SIZE, BATCH, NOISE, BUDGET = 32, 64, 64, 3e14
 TRAIN, HELD_OUT, LIKELIHOODS = 8000, 1500, 64
 SHAPES, COLOURS = read(WORLD).shape, read(WORLD).color
 CLASSES = len(SHAPES) * len(COLOURS)
@@ -96,7 +96,7 @@ class Grow(nn.Module):
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        h = self.first(torch.cat([z, self.told(labels)], 1)).view(len(z), -1, 4, 4)
+        h = self.first(torch.cat([z, self.told(labels)], 1)).view(len(z), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             h = block(h)
         return self.last(h)
@@ -129,7 +129,7 @@ def to_pixels(x: Tensor) -> Tensor:
 def gan(seed: int) -> Family:
     """Hinge loss with a projection judge (Miyato & Koyama 2018, arXiv 1802.05637) under spectral norm (Miyato et al. 2018, arXiv 1802.05957)."""
     torch.manual_seed(seed)
-    make, judge = Grow(64), Shrink(64, 1, spectral_norm)
+    make, judge = Grow(32).to(memory_format=torch.channels_last), Shrink(32, 1, spectral_norm).to(memory_format=torch.channels_last)
     makes, judges = (torch.optim.Adam(part.parameters(), lr=2e-4, betas=(0.0, 0.9), fused=True) for part in (make, judge))
     noise = torch.Generator().manual_seed(seed)
 
@@ -163,7 +163,7 @@ def gan(seed: int) -> Family:
 def vae(seed: int) -> Family:
     """The evidence bound with one learned deviation; its bits are the importance-weighted bound of 200 draws."""
     torch.manual_seed(seed)
-    encode, decode = Shrink(64, 2 * NOISE, lambda layer: layer), Grow(64)
+    encode, decode = (part.to(memory_format=torch.channels_last) for part in (Shrink(32, 2 * NOISE, lambda layer: layer), Grow(32)))
     width = nn.Parameter(torch.tensor(-1.0))
     optimizer = torch.optim.Adam([*encode.parameters(), *decode.parameters(), width], lr=5e-4, fused=True)
     noise = torch.Generator().manual_seed(seed)

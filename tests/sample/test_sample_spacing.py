@@ -137,6 +137,13 @@ def test_wrong_counts_are_refused() -> None:
         path.last(11)
     with pytest.raises(UsageError, match="alpha > 0"):
         Beta(0.0, 1.0)
+    for rho in (0.0, 0.001, -7.0, 1e9, math.nan):
+        with pytest.raises(UsageError, match=r"rho within 0\.1\.\.1000"):
+            Karras(rho=rho)
+    for cap in (0.0, -1.0, 1e300, math.inf, math.nan):
+        for kind in (Karras, LogSNR):
+            with pytest.raises(UsageError, match="cap within"):
+                kind(cap=cap)
 
 
 @pytest.mark.parametrize("gauge", list(Gauge))

@@ -142,6 +142,12 @@ def _ends(schedule: Schedule, cap: float) -> tuple[float, float]:
     return (high if math.isfinite(high) else max(cap, 2 * low)), low
 
 
+def check_cap(name: str, cap: float) -> None:
+    """Raises UsageError `bad_spacing` for an end of a grid that is no noise level."""
+    if not 0 < cap <= 1e6:
+        raise UsageError("bad_spacing", f"{name} needs cap within 0..1e6, got {cap:g}; it is sigma / alpha at the noisy end, usually 80")
+
+
 def _count(steps: int) -> Tensor:
     return torch.arange(steps, dtype=torch.float64)        # (n,)
 
@@ -220,6 +226,11 @@ class Karras(Spacing):
     cap: float = 80.0
     aliases = {"karras": {}}
 
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.rho <= 1000:                    # beyond, the powers leave the floating point numbers
+            raise UsageError("bad_spacing", f"Karras needs rho within 0.1..1000, got {self.rho:g}; 7 is usual, 1 is even in sigma / alpha")
+        check_cap("Karras", self.cap)
+
     def lam(self, schedule: Schedule, steps: int) -> Tensor:
         high, low = _ends(schedule, self.cap)
         high, low = high ** (1 / self.rho), low ** (1 / self.rho)
@@ -232,6 +243,9 @@ class LogSNR(Spacing):
 
     cap: float = 80.0
     aliases = {"log_snr": {}, "exponential_sigmas": {}}
+
+    def __post_init__(self) -> None:
+        check_cap("LogSNR", self.cap)
 
     def lam(self, schedule: Schedule, steps: int) -> Tensor:
         high, low = (math.log(end) for end in _ends(schedule, self.cap))
