@@ -28,13 +28,15 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     def fit(label: str, sizes: list[int], make: Any) -> None:
         found = alternate({str(size): make(size) for size in sizes}, rounds, 20)
         seconds = [found[str(size)]["median"] for size in sizes]
-        with FlopCounterMode(display=False) as counter:
-            make(sizes[0])()
-        first = counter.get_total_flops()
-        with FlopCounterMode(display=False) as counter:
-            make(sizes[-1])()
-        growth = math.log(counter.get_total_flops() / first) / math.log(sizes[-1] / sizes[0])
-        fits[label] = (f"time ~ size^{exponent([float(size) for size in sizes], seconds):.2f}, operations ~ size^{growth:.2f}; ms at {sizes}: "
+        counted = []
+        for size in (sizes[0], sizes[-1]):
+            with FlopCounterMode(display=False) as counter:
+                make(size)()
+            counted.append(counter.get_total_flops())
+        growth = "torch counts no operations"
+        if counted[0]:
+            growth = f"operations ~ size^{math.log(counted[1] / counted[0]) / math.log(sizes[-1] / sizes[0]):.2f}"
+        fits[label] = (f"time ~ size^{exponent([float(size) for size in sizes], seconds):.2f}, {growth}; ms at {sizes}: "
                        f"{[round(one * 1e3, 2) for one in seconds]}")
 
     def unet(widths: tuple[int, ...] = (128, 128, 144), batch: int = 8, side: int = 16) -> Any:
