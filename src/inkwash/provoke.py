@@ -41,7 +41,7 @@ def products(networks: Iterable[nn.Module], run: Callable[[], T]) -> tuple[T, li
 
     def see(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x, last = inputs[0], inputs[0].dim() == 4 and inputs[0].is_contiguous(memory_format=torch.channels_last)
-        seen[layer.extra_repr(), x.shape, x.dtype, last] = layer, x.shape, x.dtype, last
+        seen[type(layer), layer.extra_repr(), x.shape, x.dtype, last] = layer, x.shape, x.dtype, last
 
     hooks = [layer.register_forward_pre_hook(see) for network in networks for layer in network.modules() if isinstance(layer, LAYERS)]
     try:

@@ -54,6 +54,13 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def begun(worker: Backend) -> asyncio.Task[None]:
+    """Its life, once it is ready."""
+    running = asyncio.create_task(worker.run())
+    await until(lambda: worker.state == "ready")
+    return running
+
+
 def submit(worker: Backend) -> backend.Order:
     return worker.submit(Request("x"), "alice", 1.0, None, Wish(), None)
 
@@ -62,8 +69,7 @@ def test_a_lost_worker_takes_nothing_while_its_process_ends() -> None:
     async def scene() -> None:
         way = Way()
         worker = Backend("m@cpu", way, Metrics(), lambda: None)
-        running = asyncio.create_task(worker.run())
-        await until(lambda: worker.state == "ready")
+        running = await begun(worker)
         order = submit(worker)
         way.lost.set()
         await way.closing.wait()
@@ -97,8 +103,7 @@ def test_a_preview_is_asked_for_once_a_step() -> None:
     async def scene() -> None:
         way = Way()
         worker = Backend("m@cpu", way, Metrics(), lambda: None)
-        running = asyncio.create_task(worker.run())
-        await until(lambda: worker.state == "ready")
+        running = await begun(worker)
         order = submit(worker)
         asked = []
         for done in (0, 1, 2):

@@ -78,8 +78,8 @@ class PartConfig(PretrainedConfig):
     dtype: str = "float32"
 
 
-class TextEncoder(PreTrainedModel):
-    """Our text encoder."""
+class Part(PreTrainedModel):
+    """A network of ours that transformers loads."""
 
     config_class = PartConfig
 
@@ -87,6 +87,10 @@ class TextEncoder(PreTrainedModel):
         super().__init__(config)
         hide(self, adopt(self, config.config))
         self.post_init()
+
+
+class TextEncoder(Part):
+    """Our text encoder."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
         """Vectors of the tokens (B, L, D) and of the texts (B, P), from ids and mask (B, L)."""
@@ -94,15 +98,8 @@ class TextEncoder(PreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=found.tokens, pooler_output=found.pooled)
 
 
-class Null(PreTrainedModel):
+class Null(Part):
     """The learned condition of no prompt."""
-
-    config_class = PartConfig
-
-    def __init__(self, config: PartConfig) -> None:
-        super().__init__(config)
-        hide(self, adopt(self, config.config))
-        self.post_init()
 
     def forward(self, batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, L, D), mask (B, L) and pooled (B, P), as the text encoder gives them for a prompt."""
