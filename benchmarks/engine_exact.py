@@ -71,7 +71,7 @@ def main() -> None:
 def tiny(folder: Path) -> Path:
     """The model of the tests: latent diffusion with text at 32 x 32, random weights."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from conftest import build_tiny
+    from tiny import build_tiny
 
     return build_tiny(folder)
 

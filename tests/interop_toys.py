@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from conftest import CAPTIONS
 from inkwash.codec import Latent
 from inkwash.condition import TextConditioner
 from inkwash.core.coordinate import Coordinate
@@ -17,6 +16,7 @@ from inkwash.nn import AutoencoderKLConfig, ClipTextConfig, UNet2DConfig
 from inkwash.pipeline import Pipeline
 from inkwash.tokenizer import Tokenizer
 from inkwash.value import parse
+from tiny import CAPTIONS
 
 PROCESS, LENGTH = "DiscreteCosine()", 16
 
