@@ -86,8 +86,9 @@ cli.main()
     assert "Exception ignored" in ended.stderr
 
 
-def test_a_closed_pipe_is_no_error(tiny_model: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen([*INKWASH, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("words", [["list", "--json"], ["--help"], ["list", "--help"], ["--version"]], ids=" ".join)
+def test_a_closed_pipe_is_no_error(words: list[str]) -> None:
+    process = subprocess.Popen([*INKWASH, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None

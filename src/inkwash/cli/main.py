@@ -77,10 +77,19 @@ def run(arguments: Sequence[str]) -> int:
         _say("inkwash: interrupted")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit does not fail again
-        return 141
+        return _closed()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich, which draws the help, ends the process by itself
+            return _closed()
+        raise
     except Exception as error:
         return _fail(_known(error), debug) if _known(error) else _bug(error, debug)
+
+
+def _closed() -> int:
+    """Whoever read stdout has left: what is unwritten goes nowhere, so that the flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
 
 
 def _options(arguments: Sequence[str]) -> Sequence[str]:
