@@ -99,6 +99,22 @@ def test_reproduce_needs_the_same_companions(tiny_model: Path, weak: Path, tmp_p
     assert "companions" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("guidance", "negative", "inert"), [
+    (3.0, "", ["weaker model"]), ("AutoGuidance(scale=2)", "", []), ("AutoGuidance(scale=1)", "", ["weaker model"]),
+    ("AutoGuidance(scale=2)", "a cat", ["negative prompt"]), (1.0, "a cat", ["negative prompt", "weaker model"]),
+    ("AutoGuidance(scale=2, interval=Interval(1e6, 1e7))", "", ["weaker model", "scale"])])
+def test_G12_what_guidance_makes_no_use_of_is_said(tiny_model: Path, weak: Path, guidance: float | str, negative: str, inert: list[str]) -> None:
+    pipeline = Pipeline.from_pretrained(tiny_model, weak=weak)
+    image = pipeline.generate([Request("a small cube", negative, 1, 4, "ddim", "trailing", guidance, 32, 32)], decode=False)[0]
+    assert [text.removeprefix("the ").split(" is inert")[0] for text in image.warnings if " is inert" in text] == inert
+
+
+def test_the_command_line_warns_of_a_weaker_model_that_is_not_read(tiny_model: Path, weak: Path, tmp_path: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "a cube", "--model", str(tiny_model), "--weak", str(weak), "-o", str(tmp_path / "a.png")]) == 0
+    assert "warning: the weaker model is inert" in capsys.readouterr().err
+
+
 def test_classes_are_whole_words() -> None:
     classes = ("shirt", "t-shirt", "hat")
     assert class_of("photo of a white shirt", classes) == 0

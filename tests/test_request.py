@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inkwash.errors import UsageError
-from inkwash.request import Request, check_guidance, check_int, check_size, check_text, inert, require_prompt
+from inkwash.request import Request, check_guidance, check_int, check_size, check_text, require_prompt
 
 
 @pytest.mark.parametrize("steps", [0, -1, 10**9, 1001, 2.5, float("nan"), "nan", "1e9", "", True, None])
@@ -69,12 +69,6 @@ def test_T08_characters_are_named_with_their_position(code: int) -> None:
 def test_ordinary_texts_pass() -> None:
     for text in ("日本語 🙂👩\u200d🚀", "line\nline\ttab", "Größe — naïve", "שלום"):
         assert check_text(text, "the prompt") == text
-
-
-def test_G12_what_is_inert_is_said() -> None:
-    for guidance in (1.0, "none", "NoGuidance()"):
-        assert "inert" in inert(Request("a", "b", guidance=guidance))[0]
-    assert inert(Request("a", "b", guidance=2.0)) == inert(Request("a", guidance=1.0)) == []
 
 
 def test_numbers_of_numpy_and_texts_are_stored_as_numbers() -> None:

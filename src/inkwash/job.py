@@ -21,7 +21,7 @@ from inkwash.cond import Cond
 from inkwash.core.level import Clean, Level
 from inkwash.edit import lay_over
 from inkwash.errors import UsageError
-from inkwash.guide import ClassifierGuidance, Guidance, evaluate
+from inkwash.guide import ClassifierGuidance, Guidance, effective, evaluate
 from inkwash.output import Image, notes
 from inkwash.request import Request
 from inkwash.sample import Plan, Program, Result, begin, tick
@@ -77,6 +77,12 @@ def survey(pipe: Pipeline, request: Request, plan: Plan) -> tuple[Guidance, tupl
     if judge is not None and isinstance(guidance, ClassifierGuidance) and class_of(request.prompt, judge.classes) is None:
         raise UsageError("no_class", f"the prompt {request.prompt[:60]!r} must name exactly one class of the classifier: {', '.join(judge.classes)}")
     return guidance, tuple(map(len, branches))
+
+
+def inert(pipe: Pipeline, request: Request, plan: Plan) -> tuple[str, ...]:
+    """What was supplied and guidance makes no use of on the way of `plan`, one sentence each: a negative prompt, a companion, a scale."""
+    given = [name for name in ("weak", "classifier") if name in pipe.models] + (["negative"] if request.negative else [])
+    return effective(pipe.guidance(request), Level(plan.alpha[:-1], plan.sigma[:-1]).lam.tolist(), given).notes
 
 
 @torch.inference_mode()
@@ -143,7 +149,7 @@ def images(pipe: Pipeline, jobs: Sequence[Job], decode: bool = True) -> list[Ima
         clean = Result(job.state.x[0], job.program.plan.end, job.row).clean.x
         latent = clean.nan_to_num(0.0, 0.0, 0.0)
         pixels = lay_over(job.request, pipe.codec.decode(Clean(latent[None]))[0].cpu()) if decode else None
-        warnings = notes(job.request, pipe.info, pipe.conditioner, bool(clean.isfinite().all()), pipe.distilled)
+        warnings = notes(job.request, pipe.info, pipe.conditioner, bool(clean.isfinite().all()), inert(pipe, job.request, job.program.plan))
         made.append(Image(job.request, pixels, latent, job.row, job.nfe, job.seconds + time.perf_counter() - began, warnings))
     return made
 

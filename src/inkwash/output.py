@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inkwash.errors import UsageError
 from inkwash.io.info import ModelInfo, unknown_words
-from inkwash.request import MAX_SEED, Request, check_int, inert
+from inkwash.request import MAX_SEED, Request, check_int
 
 if TYPE_CHECKING:
     from inkwash.condition import Conditioner
@@ -47,12 +47,14 @@ class Output:
     warnings: list[tuple[str, ...]]
 
 
-def notes(request: Request, info: ModelInfo, conditioner: Conditioner, finite: bool, distilled: bool = False) -> tuple[str, ...]:
+def notes(request: Request, info: ModelInfo, conditioner: Conditioner, finite: bool, inert: Sequence[str] = ()) -> tuple[str, ...]:
     """What of a request has no effect or is not certain to work, one sentence each.
 
-    `finite` says whether all numbers of the image were, `distilled` whether guidance is part of the model.
+    `finite` says whether all numbers of the image were; `inert` is what guidance makes no use of.
     """
-    found = [*inert(request, distilled), *conditioner.report(request.prompt)]
+    found = [*inert, *conditioner.report(request.prompt)]
+    if request.mask is not None and not any(request.mask.data):
+        found.append("the mask is black everywhere, so the picture comes back as it was; make white what shall be painted")
     if request.negative:
         found += [f"negative prompt: {text}" for text in conditioner.report(request.negative)]
     if new := unknown_words(request.prompt, info.vocabulary):

@@ -157,19 +157,6 @@ def sampler_and_spacing(sampler: str | None, spacing: str | None, usual_sampler:
     return name, ending or spacing or usual_spacing
 
 
-def inert(request: Request, distilled: bool = False) -> list[str]:
-    """Arguments of the request that have no effect, one sentence each; `distilled` says that guidance is part of the model."""
-    found = []
-    if request.mask is not None and not any(request.mask.data):
-        found.append("the mask is black everywhere, so the picture comes back as it was; make white what shall be painted")
-    if request.negative and (distilled or str(request.guidance).split("(")[0].lower() == "distilled"):
-        return [*found, "the negative prompt is inert: guidance is distilled into this model, and its null condition with it"]
-    unguided = request.guidance == 1.0 or str(request.guidance).split("(")[0].lower() in ("none", "noguidance")
-    if request.negative and unguided:
-        return [*found, "the negative prompt is inert at guidance 1: only guidance compares with it; use --guidance above 1"]
-    return found
-
-
 def as_dict(request: Request) -> dict[str, Any]:
     """The fields for JSON, those of pictures left out where there is none; a picture is named by its size and hash."""
     fields = {name: value for name, value in request.__dict__.items() if value is not None}

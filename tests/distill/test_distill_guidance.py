@@ -117,7 +117,7 @@ def test_networks_without_the_flag_are_as_before(config: NetworkConfig) -> None:
 def test_g12_a_negative_prompt_is_inert_on_a_student() -> None:
     effect = effective(Distilled(4.0), [-1.0, 0.0, 1.0], given=("negative",))
     assert effect.evaluations == 3
-    assert effect.notes == ("negative prompt is inert: guidance is distilled into the model",)
+    assert effect.notes == ("the negative prompt is inert: guidance is distilled into the model",)
 
 
 def test_a_batch_carries_a_scale_per_sample() -> None:

@@ -191,11 +191,16 @@ def test_what_is_missing_is_named(models: dict[str, Denoiser | ClassifierShift])
 
 def test_g12_a_negative_prompt_is_reported_when_inert() -> None:
     lams = [-3.0, 0.0, 3.0]
+    unguided = "the negative prompt is inert: without guidance nothing reads it; a scale above 1 does"
     assert effective(CFG(7.5, against="negative"), lams, ["cond", "negative"]).notes == ()
-    assert effective(CFG(1.0, against="negative"), lams, ["negative"]).notes == ("negative prompt is inert: w=1",)
-    assert effective(NoGuidance(), lams, ["negative"]).notes == ("negative prompt is inert: w=1",)
+    assert effective(CFG(1.0, against="negative"), lams, ["negative"]).notes == (unguided,)
+    assert effective(NoGuidance(), lams, ["negative"]).notes == (unguided,)
     (note,) = effective(CFG(7.5), lams, ["negative"]).notes
-    assert note == "negative prompt is inert: not read by cfg"
+    assert note == "the negative prompt is inert: cfg does not read it; a scale above 1 does"
+    assert effective(AutoGuidance(), lams, ["weak"]).notes == ()
+    assert effective(CFG(7.5), lams, ["weak", "classifier"]).notes == (
+        "the classifier is inert: cfg does not read it; ClassifierGuidance(scale=2) does",
+        "the weaker model is inert: cfg does not read it; AutoGuidance(scale=2) does")
 
 
 def test_g12_other_inert_settings() -> None:

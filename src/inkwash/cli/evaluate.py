@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from inkwash.cli.main import print_json
+from inkwash.cli.main import print_json, warn
 from inkwash.cli.settings import Options as Settings
 from inkwash.cli.settings import describe_model, first_request, load
 from inkwash.errors import UsageError
@@ -152,6 +152,7 @@ def evaluate(
     from inkwash.evaluate.run import evaluate as run
     from inkwash.evaluate.store import Team
     from inkwash.io.durable import write_text
+    from inkwash.job import inert
 
     before = read_result(baseline) if baseline is not None else None
     points = _curves(curve_samplers, curve_steps, curve_guidance, curve_num) if curves else None
@@ -162,6 +163,9 @@ def evaluate(
     if texts is not None and not isinstance(texts, TextExtractor):
         raise UsageError("unknown_extractor", f"--clip {clip!r} has no text encoder; give the folder of a contrastive run, or a CLIP of transformers")
     pipeline = load(folder, device, weak)
+    if not quiet:
+        for text in inert(pipeline, request, pipeline.plan(request)):
+            warn(text)
     other = None
     if against is not None:
         there, about_other = describe_model(against)
