@@ -81,6 +81,8 @@ def lucidrains() -> Any:
             del sys.modules[name]
 
 
-def call(module: nn.Module, x: Tensor, noise: Tensor, tokens: Tensor | None) -> Tensor:
-    """diffusers' module as a function of tensors."""
+def call(module: nn.Module, x: Tensor, noise: Tensor, tokens: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+    """diffusers' module as a function of tensors: a U-Net, or with labels a DiT."""
+    if label is not None:
+        return module(x, noise, class_labels=label).sample  # type: ignore[no-any-return]
     return (module(x, noise) if tokens is None else module(x, noise, tokens)).sample  # type: ignore[no-any-return]
