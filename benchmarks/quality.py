@@ -16,18 +16,19 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import quality_measure
 import quality_train
 from harness import machine
-from quality_data import FILE
+from quality_data import FILE, examples
+from quality_peers import RECIPES
 from quality_sample import Way
 
 from inkwash.train.config import read_recipe
 
 FOLDER = Path("outputs") / "quality"
-PEERS = ("diffusers", "lucidrains")
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)                        # of the budget at which weights are kept
 RECIPE_MINUTES = 6.3                                       # core-minutes that the recipe's steps took here
 
@@ -52,7 +53,8 @@ def train(who: str, folder: Path, minutes: float) -> None:
     if who == "inkwash":
         ours(folder, minutes)
     else:
-        quality_train.peer(who, folder, [round(share * minutes, 2) for share in SHARES])
+        quality_train.train(who, RECIPES[who], lambda recipe: examples(folder, recipe.batch), folder,
+                            [round(share * minutes, 2) for share in SHARES], time.process_time)
 
 
 def measure(folder: Path, count: int, way: Way, out: Path, notes: list[str]) -> None:
@@ -66,7 +68,7 @@ def measure(folder: Path, count: int, way: Way, out: Path, notes: list[str]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", nargs="?", choices=("all", "train", "measure"), default="all")
-    parser.add_argument("who", nargs="?", choices=(*PEERS, "inkwash"))
+    parser.add_argument("who", nargs="?", choices=(*RECIPES, "inkwash"))
     parser.add_argument("--minutes", type=float, default=30.0 * (os.cpu_count() or 1), help="core-minutes of the budget")
     parser.add_argument("--num", type=int, default=2000, help="pictures of each contestant")
     parser.add_argument("--sampler", default=Way().sampler)
@@ -81,7 +83,7 @@ def main() -> None:
         train(arguments.who, arguments.folder, arguments.minutes)
         return
     if arguments.stage == "all":
-        for who, minutes in (*((peer, arguments.minutes) for peer in PEERS), ("inkwash", arguments.minutes / 5)):
+        for who, minutes in (*((peer, arguments.minutes) for peer in RECIPES), ("inkwash", arguments.minutes / 5)):
             subprocess.run([sys.executable, __file__, "train", who, "--minutes", f"{minutes:g}", "--folder", arguments.folder], check=True)
     measure(arguments.folder, arguments.num, Way(arguments.sampler, arguments.steps), arguments.out, arguments.note)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,16 @@ def parts(folder: Path) -> dict[str, Tensor]:
     return load_file(cache)
 
 
-def training(folder: Path) -> Tensor:
-    """Pictures to train on."""
-    return parts(folder)["training"]
+def examples(folder: Path, batch: int) -> Callable[[int], tuple[Tensor, ...]]:
+    """Batches of training pictures as x0 (B, 3, 32, 32), by torch's own random numbers, half of them mirrored."""
+    images = parts(folder)["training"]
+
+    def drawn(number: int) -> tuple[Tensor, ...]:
+        chosen = images[torch.randint(0, len(images), (batch,))]
+        flipped = torch.where((torch.rand(len(chosen)) < 0.5)[:, None, None, None], chosen.flip(-1), chosen)
+        return ((flipped.float() / 127.5 - 1).to(memory_format=torch.channels_last),)
+
+    return drawn
 
 
 def reference(folder: Path) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from quality_data import reference
-from quality_sample import PART, Way, pictures
+from quality_sample import PART, Way, of_cifar10, pictures
+from quality_train import about
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,9 +38,8 @@ def entries(folder: Path) -> list[Entry]:
     for path in sorted(folder.glob("*-*.safetensors")):
         name, _, minutes = path.stem.rpartition("-")
         if name.partition(".")[0] in ("diffusers", "lucidrains") and minutes.replace(".", "").isdigit():
-            with path.open("rb") as file:
-                about = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
-            found.append(Entry(name, float(about["seconds"]) / 60, int(about["images"]), path))
+            facts = about(path)
+            found.append(Entry(name, float(facts["seconds"]) / 60, int(facts["images"]), path))
     for path in sorted(folder.glob(f"inkwash-*/{SECONDS}")):
         card = json.loads((path.parent / "model" / "inkwash.json").read_text())["card"]
         found.append(Entry("inkwash", json.loads(path.read_text())["seconds"] / 60, card["steps"] * card["batch"], path.parent / "model"))
@@ -60,7 +61,7 @@ def measure(folder: Path, count: int, way: Way, which: list[Entry]) -> dict[str,
     rows = []
     for entry in which:
         key = f"{entry.weights.parent.name if entry.name == 'inkwash' else entry.weights.stem}-{way.sampler}-{way.steps}"
-        images = pictures(entry.name, entry.weights, way, count, folder / "samples" / key)
+        images = pictures(functools.partial(of_cifar10, entry.name, entry.weights), way, [""], count, folder / "samples" / key)
         sheet(images).save(folder / f"{key}.png")
         found = frechet_distance(real, features(images, folder / f"{key}-{count}.features.safetensors")[0])
         rows.append({"name": entry.name, "core_minutes": round(entry.minutes, 2), "images_seen": entry.images,
@@ -75,7 +76,7 @@ def page(found: dict[str, Any]) -> str:
     """The result as Markdown."""
     peers = [row for row in found["rows"] if row["name"] != "inkwash"]
     best = min(peers, key=lambda row: row["fd_at_n"]["value"], default=None)
-    about = found["machine"]
+    on = found["machine"]
     lines = ["# Time to quality, CIFAR-10", "", "Fréchet distance, smaller is better; in bold at this N.", ""]
     for row in (row for row in found["rows"] if best and row["name"] == "inkwash"):
         lines += [f"**inkwash after {row['core_minutes']:g} core-minutes: {row['fd_at_n']['value']:.1f}; the best peer, {best['name']} after "
@@ -86,8 +87,8 @@ def page(found: dict[str, Any]) -> str:
     lines += [f"| other real pictures, as a floor | | | {interval(found['real']['fd'])} | {interval(found['real']['fd_at_n'])} |", ""]
     lines += [f"- features: {found['extractor']}",
               f"- {found['count']} pictures of each against {found['reference']} that none has seen; {found['sampler']}",
-              f"- {about['date']}, {about['processor']}, {about['cores']} core(s), {about['threads']} thread(s); `{about['command']}`",
-              f"- {', '.join(f'{name} {version}' for name, version in about['versions'].items())}"]
+              f"- {on['date']}, {on['processor']}, {on['cores']} core(s), {on['threads']} thread(s); `{on['command']}`",
+              f"- {', '.join(f'{name} {version}' for name, version in on['versions'].items())}"]
     return "\n".join([*lines, *[f"- {note}" for note in found["notes"]]]) + "\n"
 
 
@@ -99,8 +100,10 @@ def shown(estimate: Estimate) -> dict[str, float]:
     return {"value": round(estimate.value, 3), "low": round(estimate.low, 3), "high": round(estimate.high, 3)}
 
 
-def sheet(images: Tensor, across: int = 12, down: int = 6) -> Image.Image:
-    """The first pictures, each pixel as 2 x 2."""
-    chosen = images[: across * down].repeat_interleave(2, -1).repeat_interleave(2, -2)
+def sheet(images: Tensor, across: int = 12, down: int = 6, times: int = 2) -> Image.Image:
+    """The first pictures, each pixel as `times` x `times`; rows that are not full are left out."""
+    across = min(across, len(images))
+    rows = min(down, len(images) // across)
+    chosen = images[: across * rows].repeat_interleave(times, -1).repeat_interleave(times, -2)
     whole = torch.cat([torch.cat(list(row), dim=-1) for row in chosen.split(across)], dim=-2)
     return Image.fromarray(whole.permute(1, 2, 0).numpy())

@@ -1,13 +1,13 @@
 """Samples of every contestant by one sampler: each network is wrapped as a Denoiser with the schedule that it was trained on.
 
-The network of diffusers is sampled in our fast form of it, which has the same weights and other roundings. All see the same numbers of pictures and
-steps, the same start noise by number, and an x0 that is clamped to -1..1, as both peers' own samplers do. Pictures are kept in parts, so that a stop
-loses little.
+Networks of diffusers are sampled in our fast form of them, which has the same weights and other roundings. All see the same numbers of pictures
+and steps, and the same start noise by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do. Pictures are kept in parts, so
+that a stop loses little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +17,15 @@ from quality_peers import RECIPES, STEPS
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from inkwash.cond import Cond
+from inkwash.codec import Codec, Pixels
+from inkwash.condition import Conditioner, NoConditioner
 from inkwash.core.coordinate import TimeIndex
-from inkwash.core.level import Level
-from inkwash.core.prediction import Eps, Prediction, V
+from inkwash.core.level import Clean, Level
+from inkwash.core.prediction import Eps, V
 from inkwash.core.schedule import Linear, Schedule, Tabulated
 from inkwash.core.spacing import Trailing
 from inkwash.denoiser import Denoiser
+from inkwash.guide import CFG, evaluate
 from inkwash.nn import UNet2DConfig
 from inkwash.nn.unet2d_fast import FastUNet2D
 from inkwash.pipeline import Pipeline
@@ -32,7 +34,6 @@ from inkwash.train.memory import keep
 from inkwash.value import parse
 
 PART, BATCH = 100, 50
-SHAPE = (3, 32, 32)
 
 
 class Theirs(nn.Module):
@@ -46,65 +47,91 @@ class Theirs(nn.Module):
         return self.network(x, noise)  # type: ignore[no-any-return]
 
 
-def denoiser(name: str, weights: Path) -> tuple[Denoiser, Schedule]:
-    """The contestant with `weights`: a model folder of ours, or the file of a peer."""
-    if name == "inkwash":
-        pipe = Pipeline.from_pretrained(weights)
-        return pipe.denoiser, pipe.schedule
-    network: nn.Module
-    name = name.partition(".")[0]
-    if name == "diffusers":
-        same = parse(peers.CIFAR10, UNet2DConfig).build()
-        same.load_state_dict(load_file(weights))
-        network, schedule, prediction = FastUNet2D(same), Linear(), Eps()
-    else:
-        network = RECIPES[name]().network
-        network.load_state_dict(load_file(weights))
-        network, (schedule, prediction) = Theirs(network.to(memory_format=torch.channels_last)), sigmoid()  # type: ignore[call-overload]
-    return Denoiser(network.eval(), prediction, coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule
+class Model(NamedTuple):
+    """A contestant ready to sample pictures of `size` x `size` pixels."""
 
-
-def sigmoid() -> tuple[Schedule, Prediction]:
-    """What lucidrains' README trains: its own table of betas."""
-    betas = peers.lucidrains().sigmoid_beta_schedule(STEPS)
-    return Tabulated(tuple(betas.clamp(1e-12, 0.999).tolist())), V()
+    denoiser: Denoiser
+    schedule: Schedule
+    codec: Codec
+    conditioner: Conditioner
+    size: int
 
 
 class Way(NamedTuple):
-    """How pictures are made: a sampler, in a number of steps."""
+    """How pictures are made: a sampler, in a number of steps, with classifier-free guidance for those that read captions."""
 
     sampler: str = "dpmpp_2m_sde"
     steps: int = 20
+    guidance: float = 1.0
 
 
-def pictures(name: str, weights: Path, way: Way, count: int, folder: Path) -> Tensor:
-    """uint8 (count, 3, 32, 32): picture j starts from the noise of number j. Parts that are there already are not made again."""
+def ours(folder: Path) -> Model:
+    """A finished model of ours."""
+    pipe = Pipeline.from_pretrained(folder)
+    return Model(pipe.denoiser, pipe.schedule, pipe.codec, pipe.conditioner, pipe.info.sizes.default[0])
+
+
+def of_diffusers(weights: Path, config: UNet2DConfig, codec: Codec, conditioner: Conditioner, size: int) -> Model:
+    """A network of diffusers that was trained as their examples do: eps, on linear betas."""
+    same = config.build()
+    same.load_state_dict(load_file(weights))
+    return Model(Denoiser(FastUNet2D(same.eval()), Eps(), coordinate=TimeIndex(Linear(), STEPS, -1.0)), Linear(), codec, conditioner, size)
+
+
+def of_lucidrains(weights: Path, network: nn.Module, codec: Codec, size: int) -> Model:
+    """A network of lucidrains that was trained as the README does: v, on a table of betas of its own."""
+    network.load_state_dict(load_file(weights))
+    betas = peers.lucidrains().sigmoid_beta_schedule(STEPS)
+    schedule = Tabulated(tuple(betas.clamp(1e-12, 0.999).tolist()))
+    theirs = Theirs(network.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return Model(Denoiser(theirs, V(), coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule, codec, NoConditioner(), size)
+
+
+def of_cifar10(name: str, weights: Path) -> Model:
+    """A contestant of the benchmark on CIFAR-10: a model folder of ours, or the file of a peer."""
+    if name == "inkwash":
+        return ours(weights)
+    name = name.partition(".")[0]
+    if name == "diffusers":
+        return of_diffusers(weights, parse(peers.CIFAR10, UNet2DConfig), Pixels(), NoConditioner(), 32)
+    return of_lucidrains(weights, RECIPES[name]().network, Pixels(), 32)
+
+
+def pictures(make: Callable[[], Model], way: Way, captions: Sequence[str], count: int, folder: Path) -> Tensor:
+    """uint8 (count, 3, H, W): picture j starts from the noise of number j and has the j-th caption, from the start again when they run out.
+
+    Parts that are there already are not made again, whatever `count` is.
+    """
     keep()
-    model: tuple[Denoiser, Schedule] | None = None
+    model: Model | None = None
     parts = []
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, count, PART):
         path = folder / f"{first}-{min(first + PART, count)}.safetensors"
         if not path.exists():
-            model = model or denoiser(name, weights)
+            model = model or make()
             beside = path.with_suffix(".part")
             numbers = range(first, min(first + PART, count))
-            save_file({"pictures": torch.cat([part(*model, way, numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)])}, beside)
+            save_file({"pictures": torch.cat([part(model, way, captions, numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)])}, beside)
             beside.replace(path)
         parts.append(load_file(path)["pictures"])
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def part(model: Denoiser, schedule: Schedule, way: Way, numbers: range) -> Tensor:
-    """uint8 (n, 3, 32, 32)."""
-    plan = parse(way.sampler, Sampler).plan(Trailing().levels(schedule, way.steps))  # type: ignore[type-abstract]
-    programs = [Program(plan, 0, number, prior(plan, SHAPE, 0, number)) for number in numbers]
+def part(model: Model, way: Way, captions: Sequence[str], numbers: range) -> Tensor:
+    """uint8 (n, 3, H, W)."""
+    plan = parse(way.sampler, Sampler).plan(Trailing().levels(model.schedule, way.steps))  # type: ignore[type-abstract]
+    shape = model.codec.shape(model.size, model.size)
+    programs = [Program(plan, 0, number, prior(plan, shape, 0, number)) for number in numbers]
+    conds = {"cond": model.conditioner([captions[number % len(captions)] for number in numbers]), "null": model.conditioner.null(len(numbers))}
+    guidances = [CFG(scale=way.guidance)] * len(numbers)
+    models = {"main": lambda x, level, cond: model.denoiser(x.to(memory_format=torch.channels_last), level, cond)}
 
     def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
+        some = {name: cond.take(index) for name, cond in conds.items()}
         with torch.autocast("cpu", torch.bfloat16):
-            found = model(x.to(memory_format=torch.channels_last), level, Cond.none(len(x)))
-        return found.float().clamp(-1, 1)
+            found = evaluate(models, x, level, [guidances[int(i)] for i in index], some)[0].float()
+        return found.clamp(-1, 1) if isinstance(model.codec, Pixels) else found
 
-    x = torch.stack([result.clean.x for result in run(denoise, programs)])
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return model.codec.decode(Clean(torch.stack([result.clean.x for result in run(denoise, programs)]))).contiguous()

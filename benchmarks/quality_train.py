@@ -1,39 +1,38 @@
-"""Trains a peer for a number of core-minutes; it can be stopped at any time and goes on from its last point.
+"""Trains a peer for a budget of time; it can be stopped at any time and goes on from its last point.
 
-What counts is the processor time of the steps themselves, of all threads; reading the data, saving and starting are free. At the points of the curve
-the averaged weights are kept, and at the end also the weights themselves: an average that is made for long runs lags behind in a short one. Random
-numbers are a function of the step.
+What counts are the steps themselves, by a clock that is handed in: processor time of all threads, or time on the wall. Saving and starting are
+free. At the points of the curve the averaged weights are kept, and at the end also the weights themselves: an average that is made for long runs
+lags behind in a short one. Random numbers are a function of the step.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from quality_data import training
-from quality_peers import RECIPES, Recipe
+from quality_peers import Recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from inkwash.train.memory import keep
 
 SAVE_SECONDS = 240.0                                       # of training between two states
+Examples = Callable[[int], tuple[Tensor, ...]]             # the number of a batch, counted over accumulation, to x0 and what is told
 
 
-def spent() -> float:
-    """Core-seconds of this process so far, of all its threads."""
-    return time.process_time()
-
-
-def peer(name: str, folder: Path, points: list[float]) -> None:
-    """Trains `name` to the last of `points` (core-minutes), and keeps its average at each as `folder/NAME-MINUTES.safetensors`."""
+def train(name: str, make: Callable[[], Recipe], examples: Callable[[Recipe], Examples], folder: Path, points: list[float],
+          clock: Callable[[], float]) -> None:
+    """Trains `name` to the last of `points` (minutes of `clock`), and keeps its average at each as `folder/NAME-MINUTES.safetensors`."""
+    if (folder / f"{name}.last-{points[-1]:g}.safetensors").exists():
+        return
     keep()
     torch.manual_seed(0)
-    recipe = RECIPES[name]()
-    images = training(folder)                                                           # uint8 (N, 3, 32, 32)
+    recipe = make()
+    batches = examples(recipe)
     network = recipe.network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
@@ -41,35 +40,33 @@ def peer(name: str, folder: Path, points: list[float]) -> None:
     saved = seconds
     for point in points:
         while seconds < point * 60:
-            start = spent()
-            loss = advance(recipe, optimizer, average, images, step, seconds / (points[-1] * 60))
+            start = clock()
+            loss = advance(recipe, optimizer, average, batches, step, seconds / (points[-1] * 60))
             step += 1
-            seconds += spent() - start
+            seconds += clock() - start
             if step % 20 == 0:
-                print(f"{name} step {step} {seconds / 60:.2f} core-minutes {step * recipe.batch * recipe.accumulate / seconds:.1f} images/s "
+                print(f"{name} step {step} {seconds / 60:.2f} minutes {step * recipe.batch * recipe.accumulate / seconds:.1f} images/s "
                       f"loss {loss:.4f}", file=sys.stderr, flush=True)
             if seconds - saved > SAVE_SECONDS:
                 save(folder / f"{name}-state.safetensors", network, average, optimizer, step, seconds)
                 saved = seconds
-        about = {"step": str(step), "seconds": f"{seconds:.1f}", "images": str(step * recipe.batch * recipe.accumulate)}
+        save(folder / f"{name}-state.safetensors", network, average, optimizer, step, seconds)
+        saved = seconds
+        facts = {"step": str(step), "seconds": f"{seconds:.1f}", "images": str(step * recipe.batch * recipe.accumulate)}
         kept = {name: average, **({f"{name}.last": network} if point == points[-1] else {})}
         for key, module in kept.items():
             if not (target := folder / f"{key}-{point:g}.safetensors").exists():
-                write(target, module.state_dict(), about)
-        save(folder / f"{name}-state.safetensors", network, average, optimizer, step, seconds)
-        saved = seconds
+                write(target, module.state_dict(), facts)
 
 
-def advance(recipe: Recipe, optimizer: torch.optim.Optimizer, average: nn.Module, images: Tensor, step: int, share: float) -> float:
+def advance(recipe: Recipe, optimizer: torch.optim.Optimizer, average: nn.Module, batches: Examples, step: int, share: float) -> float:
     """One optimizer step; the mean loss."""
     torch.manual_seed(1 + step)
     total = 0.0
-    for _ in range(recipe.accumulate):
-        chosen = images[torch.randint(0, len(images), (recipe.batch,))]
-        flipped = torch.where((torch.rand(len(chosen)) < 0.5)[:, None, None, None], chosen.flip(-1), chosen)
-        x0 = (flipped.float() / 127.5 - 1).to(memory_format=torch.channels_last)
+    for k in range(recipe.accumulate):
+        given = batches(step * recipe.accumulate + k)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = recipe.loss(x0) / recipe.accumulate
+            loss = recipe.loss(*given) / recipe.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     nn.utils.clip_grad_norm_(recipe.network.parameters(), 1.0)
@@ -82,6 +79,13 @@ def advance(recipe: Recipe, optimizer: torch.optim.Optimizer, average: nn.Module
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(recipe.network.parameters()), 1 - decay)
     return total
+
+
+def about(weights: Path) -> dict[str, str]:
+    """What stands in a file of weights: "step", "seconds" and "images"."""
+    with weights.open("rb") as file:
+        found: dict[str, str] = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
+    return found
 
 
 def write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
@@ -100,7 +104,7 @@ def save(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.op
 
 
 def restore(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """(steps, core-seconds) made so far."""
+    """(steps, seconds) made so far."""
     if not path.exists():
         return 0, 0.0
     tensors = load_file(path)
