@@ -36,6 +36,8 @@ NOTES = ("time is that on the wall, all cores: for a peer of its training steps 
          "peers: networks, schedules and losses are theirs, the loop is ours (bfloat16 autocast, channels last), for their trainers need torchvision",
          "nobody mirrors pictures; to decode the files and draw the scenes once is free for all",
          "the given autoencoder and text encoder are the embedded model's, and were trained on some of the held-out pictures; no denoiser was",
+         "a contestant that reads captions is told those of the held-out pictures, which is itself a help; told captions of training pictures it has "
+         "the next row, which takes no part in the ratio",
          "all are sampled by one sampler, on the schedule that each was trained on")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mini_peers_ours
+from mini_bench import by_hash
 from mini_peers_data import Data, captions, pictures
 from mini_peers_recipes import CONTESTANTS, GROUPS, LATENTS, SIZE, Contestant, same_pixels
 from quality_measure import features, sheet
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from inkwash.codec import Pixels
 from inkwash.condition import NoConditioner, TextConditioner
-from inkwash.evaluate.measure import METRICS, Views, distances, measure, require_enough
+from inkwash.evaluate.measure import METRICS, Views, measure, require_enough
 from inkwash.evaluate.metrics.interval import Estimate
+from inkwash.evaluate.metrics.kernel import kernel_statistic
 from inkwash.io.find import find_model
 from inkwash.train.features import read_codec, read_text
 
@@ -84,18 +86,19 @@ def model(entry: Entry, weights: Path, data: Data) -> Model:
 
 
 class Bench(NamedTuple):
-    """What every contestant is measured with; `prompts` are the captions of the held-out pictures."""
+    """What every contestant is measured with; `prompts` are the captions of the pictures that `whose` names."""
 
     folder: Path
     data: Data
     way: Way
+    whose: str
     prompts: list[str]
     real: Tensor
 
     def made(self, entry: Entry, word: str, way: Way, count: int) -> tuple[Tensor, Tensor]:
         """(pictures, features) of `count` samples."""
         weights = entry.weights[word]
-        key = f"{entry.name}-{entry.minutes:.2f}-{word}-{way.sampler}-{way.steps}-{way.guidance:g}"
+        key = f"{entry.name}-{entry.minutes:.2f}-{word}-{way.sampler}-{way.steps}-{way.guidance:g}-{self.whose}"
         images = sampled(functools.partial(model, entry, weights, self.data), way, self.prompts, count, self.folder / "samples" / key)
         return images, features(images, self.folder / "samples" / f"{key}-{count}.features.safetensors")[0]
 
@@ -109,18 +112,17 @@ class Bench(NamedTuple):
         if len(ways) == 1:
             return *ways[0], ""
         few = min(CHOICE, count)
-        kid = {one: distances(self.real, self.made(entry, *one, few)[1])["kid"].value for one in ways}
+        kid = {one: kernel_statistic(self.real, self.made(entry, *one, few)[1]).value for one in ways}
         best = min(kid, key=lambda one: kid[one])
         return *best, ", ".join(f"{word} weights, guidance {way.guidance:g}: {value:.4f}" for (word, way), value in kid.items())
 
-    def row(self, entry: Entry, count: int) -> dict[str, Any]:
-        """The contestant's line of the result; writes a sheet of its first pictures."""
-        word, way, compared = self.chosen(entry, count)
+    def row(self, entry: Entry, count: int, word: str, way: Way, compared: str = "") -> dict[str, Any]:
+        """A line of the result; writes a sheet of its first pictures."""
         images, found = self.made(entry, word, way, count)
-        sheet(images, 10, 4, 1).save(self.folder / f"{entry.name}.png")
-        return {"name": entry.name, "group": entry.contestant.group, "minutes": round(entry.minutes, 2), "steps": entry.steps,
-                "images_seen": entry.images, "weights": word, "guidance": way.guidance, "told": entry.contestant.told, "note": entry.note,
-                "compared": compared, **shown(measure(Views(self.real), Views(found)))}
+        sheet(images, 10, 4, 1).save(self.folder / f"{entry.name}-{self.whose}.png")
+        return {"name": entry.name, "group": entry.contestant.group, "captions": self.whose if entry.contestant.told else "none",
+                "minutes": round(entry.minutes, 2), "steps": entry.steps, "images_seen": entry.images, "weights": word,
+                "guidance": way.guidance, "note": entry.note, "compared": compared, **shown(measure(Views(self.real), Views(found)))}
 
 
 def shown(found: dict[str, Estimate]) -> dict[str, Any]:
@@ -132,11 +134,14 @@ def results(data: Data, folder: Path, count: int, way: Way, minutes: float, tell
     training, apart = data.split()
     require_enough(count, len(apart), ("fd", "precision"))
     real, extractor = features(pictures(apart, len(apart)), folder / f"held-out-{len(apart)}.features.safetensors")
-    bench = Bench(folder, data, way, captions(apart), real)
+    bench = Bench(folder, data, way, "held-out", by_hash(captions(apart)), real)
+    other = bench._replace(whose="training", prompts=by_hash(captions(training)))
     rows = []
     for entry in entries(folder, minutes):
-        rows.append(bench.row(entry, count))
-        tell(f"{entry.name}: Frechet distance {rows[-1]['fd_at_n']['value']:.1f}")
+        word, best, compared = bench.chosen(entry, count)
+        for one in (bench, other) if entry.contestant.told else (bench,):
+            rows.append(one.row(entry, count, word, best, compared if one is bench else ""))
+            tell(f"{entry.name}, captions {rows[-1]['captions']}: Frechet distance {rows[-1]['fd_at_n']['value']:.1f}")
     floor = features(pictures(training, count), folder / f"training-{count}.features.safetensors")[0]
     return {"extractor": extractor, "num": count, "held_out": len(apart), "training": len(training), "way": f"{way.sampler}, {way.steps} steps",
             "rows": rows, "real": shown(measure(Views(real), Views(floor))),
@@ -144,14 +149,18 @@ def results(data: Data, folder: Path, count: int, way: Way, minutes: float, tell
 
 
 def ratio(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Our distance as a part of the better peer's, at this N and carried to infinity; nothing without one of ours and one of theirs."""
-    mine = [row for row in rows if CONTESTANTS[row["name"]].library == "inkwash"]
-    theirs = [row for row in rows if CONTESTANTS[row["name"]].library != "inkwash"]
+    """Our distance as a part of the better peer's, at this N and carried to infinity; nothing without one of ours and one of theirs.
+
+    `worst` is that of the ends of both intervals, at this N.
+    """
+    mine = [row for row in rows if CONTESTANTS[row["name"]].library == "inkwash" and row["captions"] == "held-out"]
+    theirs = [row for row in rows if CONTESTANTS[row["name"]].library != "inkwash" and row["captions"] != "training"]
     if not mine or not theirs:
         return {}
     peer = min(theirs, key=lambda row: row["fd_at_n"]["value"])
     parts = {name: round(mine[0][name]["value"] / max(peer[name]["value"], 1e-9), 3) for name in SHOWN[:2]}
-    return {"peer": peer["name"], "peers": len(theirs), **parts}
+    worst = round(mine[0]["fd_at_n"]["high"] / max(peer["fd_at_n"]["low"], 1e-9), 3)
+    return {"peer": peer["name"], "peers": len(theirs), **parts, "worst": worst}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -160,22 +169,23 @@ def page(found: dict[str, Any]) -> str:
     lines = ["# The embedded model's task, beside two peers", ""]
     for group, at in found["ratios"].items():
         lines += [f"**{GROUPS[group][0].upper()}{GROUPS[group][1:]}: inkwash has {at['fd_at_n']:.2f} of the Fréchet distance of "
-                  f"{'the better peer' if at['peers'] > 1 else 'the only peer'}, {at['peer']}** ({at['fd']:.2f} carried to infinitely many pictures; "
-                  "the goal is 0.5 at most).", ""]
-    lines += [f"| contestant | minutes | steps | pictures seen | weights | guidance | {' | '.join(METRICS[name].title for name in SHOWN)} |",
-              "|---" * (6 + len(SHOWN)) + "|"]
+                  f"{'the better peer' if at['peers'] > 1 else 'the only peer'}, {at['peer']}** (at worst {at['worst']:.2f} by both intervals; "
+                  f"{at['fd']:.2f} carried to infinitely many pictures; the goal is 0.5 at most).", ""]
+    titles = [METRICS[name].title for name in SHOWN]
+    lines += [f"| contestant | minutes | steps | pictures seen | captions | weights | guidance | {' | '.join(titles)} |",
+              "|---" * (7 + len(SHOWN)) + "|"]
     for group, title in GROUPS.items():
         rows = [row for row in found["rows"] if row["group"] == group]
-        lines += [f"| *{title}* |" + " |" * (5 + len(SHOWN))] if rows else []
+        lines += [f"| *{title}* |" + " |" * (6 + len(SHOWN))] if rows else []
         for row in rows:
-            lines.append(f"| {row['name']} | {row['minutes']:.1f} | {row['steps']:,} | {row['images_seen']:,} | {row['weights']} | "
-                         f"{row['guidance']:g}{'' if row['told'] else ', reads no captions'} | {numbers(row)} |")
-    lines += [f"| training pictures, as a floor | | | | | | {numbers(found['real'])} |", "",
-              f"- {found['num']} pictures of each against {found['held_out']} held-out ones, with their captions where captions are read; "
+            lines.append(f"| {row['name']} | {row['minutes']:.1f} | {row['steps']:,} | {row['images_seen']:,} | {row['captions']} | "
+                         f"{row['weights']} | {row['guidance']:g} | {numbers(row)} |")
+    lines += [f"| training pictures, as a floor | | | | | | | {numbers(found['real'])} |", "",
+              f"- {found['num']} pictures of each against {found['held_out']} held-out ones; "
               f"{found['training']} to train on; {found['way']}, trailing",
               f"- features: {found['extractor']}; intervals: 95 %"]
     for row in found["rows"]:
-        lines += [f"- {row['name']}: {row['note']}"] if row["note"] else []
+        lines += [f"- {row['name']}: {row['note']}"] if row["note"] and row["captions"] != "training" else []
         lines += [f"- {row['name']}, kernel distances of the first {min(CHOICE, found['num'])}: {row['compared']}"] if row["compared"] else []
     lines += [*[f"- {note}" for note in found["notes"]],
               f"- {on['date']}, {on['processor']}, {on['cores']} core(s), {on['threads']} thread(s), load {on['load']}; `{on['command']}`",
