@@ -10,6 +10,8 @@ import torch
 
 from inkwash.errors import UsageError
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def parse_device(name: str | torch.device) -> torch.device:
     """The device of a name; "auto" is the accelerator when there is one. Raises UsageError `bad_device` for one that is not there."""
@@ -18,12 +20,20 @@ def parse_device(name: str | torch.device) -> torch.device:
         return torch.device(known[1] if len(known) > 1 else "cpu")
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         device = None
     full = f"{device.type}:{device.index or 0}" if device is not None and device.type == "cuda" else str(device)
     if device is None or full not in known:
         raise UsageError("bad_device", f"there is no device {str(name)[:40]!r} here; available: auto, {', '.join(known)}")
     return device
+
+
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """A number format that networks can have, or None. Raises UsageError `bad_dtype`."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
+        known = ", ".join(map(str, DTYPES))
+        raise UsageError("bad_dtype", f"dtype must be one of {known}, got {str(dtype)[:40]!r} of type {type(dtype).__name__}")
+    return dtype
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

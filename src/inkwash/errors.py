@@ -6,6 +6,7 @@ A message says what is wrong and where, the limit or what was expected, and what
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import ClassVar
 
 
@@ -33,6 +34,13 @@ class UsageError(InkwashError):
     """A wrong argument, option or configuration."""
 
     exit_code = 2
+
+
+def expect(value: object, kinds: type | tuple[type, ...], what: str, code: str = "bad_value") -> None:
+    """Raises UsageError `code` unless the value of the argument `what` is of one of these kinds."""
+    if not isinstance(value, kinds):
+        names = ["None" if kind is NoneType else kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+        raise UsageError(code, f"{what} must be {' or '.join(names)}, got {type(value).__name__}")
 
 
 class DataError(InkwashError):

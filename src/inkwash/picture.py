@@ -34,8 +34,9 @@ class Picture:
     data: bytes
 
     def __post_init__(self) -> None:
+        check_sides(self.width, self.height)
         if not isinstance(self.data, bytes) or len(self.data) != 3 * self.width * self.height:
-            raise ValueError(f"a picture of {self.width}x{self.height} needs {3 * self.width * self.height} RGB bytes; Picture.of reads files")
+            raise UsageError("bad_image", f"a picture of {self.size} needs {3 * self.width * self.height} RGB bytes; Picture.of reads files")
 
     @classmethod
     def of(cls, source: Source) -> Picture:
@@ -100,12 +101,23 @@ class Picture:
         return torch.frombuffer(bytearray(self.pil().convert("L").tobytes()), dtype=torch.uint8).reshape(self.height, self.width)
 
     def fit(self, width: int, height: int) -> Picture:
-        """The middle of the picture at that size, cut and resized (Lanczos) as training data is; itself where the size is right."""
+        """The middle of the picture at that size, cut and resized (Lanczos) as training data is; itself where the size is right.
+
+        Raises UsageError `invalid_size`.
+        """
+        check_sides(width, height)
         if (self.width, self.height) == (width, height):
             return self
         from inkwash.data.transform import fit
 
         return Picture(width, height, fit(self.pil(), (height, width)).permute(1, 2, 0).contiguous().numpy().tobytes())
+
+
+def check_sides(width: object, height: object) -> None:
+    """Raises UsageError `invalid_size` unless both are whole numbers of pixels."""
+    for side in (width, height):
+        if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 1 << 16:
+            raise UsageError("invalid_size", f"width and height must be whole numbers from 1 to {1 << 16}, got {str(side)[:40]!r}")
 
 
 Source = Picture | str | Path | bytes | PillowImage.Image

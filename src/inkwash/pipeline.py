@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 import torch
@@ -30,15 +31,16 @@ from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
 from inkwash.core.spacing import Spacing
 from inkwash.denoiser import Denoiser
-from inkwash.device import compute_dtype, parse_device
+from inkwash.device import check_dtype, compute_dtype, parse_device
 from inkwash.edit import from_picture
-from inkwash.errors import CheckpointError, InkwashWarning, UsageError
+from inkwash.errors import CheckpointError, InkwashWarning, UsageError, expect
 from inkwash.guide import CFG, Distilled, Guidance, NoGuidance
 from inkwash.guide.evaluate import Cut
 from inkwash.io.durable import new_folder
 from inkwash.io.find import find_model
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, part_folder, part_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo
+from inkwash.io.path import as_path
 from inkwash.job import by_shape, condition, images, prepare, step
 from inkwash.output import Image, Output, deliver, seeds_for
 from inkwash.picture import Source, fit_pictures
@@ -75,8 +77,10 @@ class Pipeline:
         """The model in a folder or of an embedded name. `dtype` is what the networks compute in, by default the fastest that is safe.
 
         `weak` is a model folder whose denoiser AutoGuidance compares with, `classifier` the folder of a finished classifier run for
-        ClassifierGuidance. Raises CheckpointError: `model_not_found`, `model_damaged`, `ckpt_corrupt`, `model_too_new`, `wrong_companion`.
+        ClassifierGuidance. Raises CheckpointError: `model_not_found`, `model_damaged`, `ckpt_corrupt`, `model_too_new`, `wrong_companion`;
+        UsageError: `bad_path`, `bad_device`, `bad_dtype`.
         """
+        parse_device(device), check_dtype(dtype)           # before what takes long
         folder = find_model(model)
         info = load_info(folder)
         denoiser = cls._denoiser(folder, info)
@@ -109,11 +113,21 @@ class Pipeline:
         return Denoiser(load_part(folder, info.network), prediction, gauge, sigma_data=info.sigma_data, coordinate=coordinate)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced."""
-        path = Path(folder)
-        if path.exists() and not (path / INFO).is_file() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError("bad_output", f'"{path}" is a file or a folder with other things in it; give a new folder or one that holds a model')
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced.
+
+        Raises UsageError: `bad_path`, `bad_dtype`, `bad_output`, `output_not_writable`; ResourceError `disk_full`.
+        """
+        path = as_path(folder, "the folder to save to")
+        check_dtype(dtype)
+        try:
+            if path.exists() and not (path / INFO).is_file() and (not path.is_dir() or any(path.iterdir())):
+                raise UsageError("bad_output", f'"{path}" is a file or a folder with other things in it; give a new folder or one that holds a model')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._save(path, dtype)
+        except OSError as error:
+            raise UsageError("output_not_writable", f'cannot write to "{path}": {error.strerror}; give another folder') from None
+
+    def _save(self, path: Path, dtype: torch.dtype | None) -> None:
         with new_folder(path) as target:
             save_part(target, self.info.network, self.denoiser.network, dtype=dtype)
             if isinstance(self.codec, Latent):
@@ -126,9 +140,9 @@ class Pipeline:
             save_info(target, self.info)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Moves the model; the networks get `dtype`, or what computes fastest there. Raises UsageError `bad_device`."""
+        """Moves the model; the networks get `dtype`, or what computes fastest there. Raises UsageError: `bad_device`, `bad_dtype`."""
         self.device = parse_device(device)
-        self.dtype = dtype or compute_dtype(self.device)
+        self.dtype = check_dtype(dtype) or compute_dtype(self.device)
         for denoiser in (self.denoiser, self.weak):
             if denoiser is not None:
                 _place(denoiser.network, self.device, self.dtype)
@@ -205,7 +219,8 @@ class Pipeline:
         return found.bind((-1.0, 1.0) if isinstance(self.codec, Pixels) else None)
 
     def plan(self, request: Request) -> Plan:
-        """The request's table. Raises UsageError for a sampler, spacing or size that is not known."""
+        """The request's table. Raises UsageError for a sampler, spacing or size that is not known, `bad_request` for what is no Request."""
+        expect(request, Request, "a request", "bad_request")
         self.info.sizes.check(request.width, request.height)
         spacing, sampler = parse(request.spacing, Spacing), parse(request.sampler, Sampler)  # type: ignore[type-abstract]
         path = spacing.levels(self.schedule, request.steps)
@@ -222,8 +237,10 @@ class Pipeline:
     def generate(self, requests: Sequence[Request], on_step: StepCallback | None = None, *, decode: bool = True) -> list[Image]:
         """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call.
 
-        A denoiser in training is put into eval mode meanwhile.
+        A denoiser in training is put into eval mode meanwhile. Raises UsageError for what the model cannot make.
         """
+        expect(requests, Sequence, "the requests of generate", "bad_request")
+        expect(on_step, (Callable, NoneType), "on_step", "bad_callback")  # type: ignore[arg-type]
         jobs = [prepare(self, request) for request in requests]
         training = self.denoiser.training
         self.denoiser.eval()
@@ -266,11 +283,13 @@ class Pipeline:
         `image` is what all of them start from, `strength` in (0, 1] how much of it changes, `mask_image` where: white is painted. Pictures of
         another size are cut to their middle and resized, with a warning.
         """
-        if output_type not in ("pil", "pt", "np", "latent"):
-            raise UsageError("bad_output_type", f"output_type must be 'pil', 'pt', 'np' or 'latent', got {output_type!r}")
+        if not isinstance(output_type, str) or output_type not in ("pil", "pt", "np", "latent"):
+            raise UsageError("bad_output_type", f"output_type must be 'pil', 'pt', 'np' or 'latent', got {str(output_type)[:40]!r}")
+        expect(callback_on_step_end, (Callable, NoneType), "callback_on_step_end", "bad_callback")  # type: ignore[arg-type]
         count = check_int(num_images_per_prompt, "num_images_per_prompt", "bad_count", 1, 10_000)
-        if not isinstance(prompt, Sequence):
-            raise UsageError("bad_prompt", f"the prompt must be text or a list of texts, got {type(prompt).__name__}")
+        expect(prompt, (str, list, tuple), "the prompt", "bad_prompt")
+        if not prompt and not isinstance(prompt, str):
+            raise UsageError("bad_prompt", "the list of prompts is empty; give at least one text")
         prompts = [text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(count)]
         default = self.info.defaults
         guidance = default.guidance if guidance_scale is None else guidance_scale
@@ -283,8 +302,8 @@ class Pipeline:
         source, mask, note = fit_pictures(image, mask_image, wide, high)
         if note:
             warnings.warn(note, InkwashWarning, stacklevel=2)
-        requests = [Request(text, negative_prompt or "", number, default.steps if num_inference_steps is None else num_inference_steps,
-                            chosen, spread,
+        steps = default.steps if num_inference_steps is None else num_inference_steps
+        requests = [Request(text, "" if negative_prompt is None else negative_prompt, number, steps, chosen, spread,
                             repr(guidance) if isinstance(guidance, Guidance) else check_guidance(guidance, "guidance_scale"),
                             wide, high, source, mask, strength)
                     for text, number in zip(prompts, seeds_for(len(prompts), seed, generator))]
@@ -310,9 +329,10 @@ class Pipeline:
         self._progress = {"disable": disable, "leave": leave, "desc": desc}
 
     def enable_vae_tiling(self, tile: int = 512) -> None:
-        """Decodes images with a side above `tile` pixels in tiles, so that memory does not grow with the image."""
+        """Decodes images with a side above `tile` pixels in tiles, so that memory does not grow with the image. Raises UsageError `bad_tile`."""
+        side = check_int(tile, "tile", "bad_tile", 16, 1 << 16)
         if isinstance(self.codec, Latent):
-            self.codec.tile = tile
+            self.codec.tile = side
 
 
 def _place(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -101,6 +101,8 @@ def names(base: type[Value]) -> list[str]:
 
 def parse(text: str, base: type[V]) -> V:
     """The Value that `text` describes: `ddim`, `DDIM(eta=0.5)` or `ddim(eta=0.5)`. Raises UsageError `bad_value` or `unknown_name`."""
+    if not isinstance(text, str):
+        raise UsageError("bad_value", f"a {base.__name__.lower()} is read from text, got {type(text).__name__}; write a name or Name(field=value)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from inkwash._version import __version__
 from inkwash.data.item import Source, fingerprint_of
 from inkwash.data.source import open_source
 from inkwash.data.transform import Mode
-from inkwash.errors import DataError, UsageError
+from inkwash.errors import DataError, UsageError, expect
 from inkwash.evaluate.bits import Bits, bits
 from inkwash.evaluate.collect import Pictures, Samples, data_pictures, features, requests_for, sample, sample_jobs
 from inkwash.evaluate.curves import Curves, Point, curve_settings
@@ -34,9 +35,11 @@ from inkwash.evaluate.metrics.slices import Slice, compare_slices, slice_table, 
 from inkwash.evaluate.parts import Reconstructed, reconstructed
 from inkwash.evaluate.split import Split, split
 from inkwash.evaluate.store import Job, Progress, Store, Team, Worker, key_of, silent
+from inkwash.io.path import as_paths
 from inkwash.pipeline import Pipeline
-from inkwash.request import Request, as_dict
+from inkwash.request import MAX_SEED, Request, as_dict, check_int
 
+MAX_NUM = 1_000_000
 Say = Callable[[str], None]
 Judge = Callable[[Tensor, Sequence[str]], Tensor]          # uint8 (B, 3, H, W), captions -> (B,) in 0..1, NaN where nothing is asked
 
@@ -59,6 +62,21 @@ class Options:
     curves: Curves | None = None
     level: float = LEVEL
     minutes: float = math.inf
+
+    def __post_init__(self) -> None:
+        expect(self.request, Request, "request", "bad_request")
+        check_int(self.num, "num", "bad_count", 2, MAX_NUM)
+        check_int(self.first, "first", "bad_seed", 0, MAX_SEED)
+        check_int(self.bits, "bits", "bad_count", 0, MAX_NUM)
+        for name, least, most in (("level", 0.0, 1.0), ("minutes", 0.0, math.inf)):
+            value = getattr(self, name)
+            expect(value, (int, float), name, "bad_number")
+            if not least <= value <= most or (name == "level" and value in (least, most)):
+                raise UsageError("bad_number", f"{name} must be a number from {least:g} to {most:g}, got {value}")
+        expect(self.reference, str, "reference")
+        expect(self.held_out, (str, NoneType), "held_out")
+        if self.mode not in ("crop", "pad"):
+            raise UsageError("bad_fit", f"mode must be crop or pad, got {str(self.mode)[:40]!r}")
 
 
 class Set(NamedTuple):
@@ -101,7 +119,10 @@ def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, e
     began = time.perf_counter()
     worker = Worker(Store(folder), team, progress)
     bench = _Bench(worker, extractor, clip, judge)
-    source = open_source(list(data))
+    data = as_paths(data, "data")
+    expect(pipeline, Pipeline, "pipeline")
+    expect(options, Options, "options")
+    source = open_source(data)
     parts = split(source, pipeline.info.card, options.held_out)
     reference = parts.reference(options.reference)
     require_enough(options.num, len(reference))

@@ -9,6 +9,7 @@ from pathlib import Path
 from inkwash.errors import CheckpointError
 from inkwash.io.foreign_info import foreign_info, is_foreign
 from inkwash.io.info import FORMAT, INFO, ModelInfo, build_info
+from inkwash.io.path import as_path
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -19,12 +20,15 @@ def known_models() -> list[str]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of an embedded model's name or of a path. Raises CheckpointError `model_not_found`, which lists the known names."""
-    text = str(name)
+    """The folder of an embedded model's name or of a path.
+
+    Raises CheckpointError `model_not_found`, which lists the known names; UsageError `bad_path` for what is neither.
+    """
+    path = as_path(name, "a model")
+    text = str(path)
     embedded = MODELS / text
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) and (embedded / INFO).is_file():
         return embedded
-    path = Path(name)
     if (path / INFO).is_file() or is_foreign(path):
         return path
     known = ", ".join(known_models()) or "none"

@@ -33,6 +33,7 @@ from inkwash.io.foreign_config import to_foreign
 from inkwash.io.foreign_info import is_foreign
 from inkwash.io.foreign_own import CODE, LOADER, own_index
 from inkwash.io.info import INFO, ModelInfo, info_text
+from inkwash.io.path import as_path
 from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.tokenizer import END, PAD, START, Tokenizer
@@ -104,8 +105,12 @@ def part_config(folder: Path, name: str) -> NetworkConfig:
 
 
 def part_folder(path: str | Path, part: str) -> Path:
-    """The folder that holds `part`: `path` itself, or `path`/model when `path` is the folder of a run. Raises CheckpointError `no_part`."""
-    for folder in (Path(path), Path(path) / "model"):
+    """The folder that holds `part`: `path` itself, or `path`/model when `path` is the folder of a run.
+
+    Raises CheckpointError `no_part`, UsageError `bad_path`.
+    """
+    found = as_path(path, f"the folder of a finished {part}")
+    for folder in (found, found / "model"):
         if (folder / part / "config.json").is_file():
             return folder
     raise CheckpointError("no_part", f'"{path}" has no finished {part}; give the --out folder of a finished run, or a model folder')

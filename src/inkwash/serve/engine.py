@@ -16,11 +16,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from types import NoneType
 
 from torch import Tensor
 
 from inkwash.cond import Cond
-from inkwash.errors import CheckpointError, UsageError
+from inkwash.errors import CheckpointError, UsageError, expect
 from inkwash.job import Job, condition, images, prepare, preview, step, survey
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request, check_int
@@ -44,6 +45,9 @@ class Engine:
 
     def __init__(self, pipeline: Pipeline, *, policy: Policy = SHORTEST, rows: int = 16, queue: int = 256, patience: int = 4,
                  embeddings: Embeddings | None = None, results: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        expect(pipeline, Pipeline, "pipeline")
+        expect(policy, Policy, "policy")
+        expect(embeddings, (Embeddings, NoneType), "embeddings")
         self.pipeline = pipeline
         self.policy = policy
         self.rows = check_int(rows, "rows", "bad_value", 1, 4096)
@@ -93,8 +97,9 @@ class Engine:
         with `retry_sec`): `queue_full`, `deadline_unreachable`, `engine_closed`. A refused request leaves nothing behind.
         """
         self._require_room()
-        known = self.results.get(key, request)
         job = prepare(self.pipeline, request)
+        expect(key, str, "key")
+        known = self.results.get(key, request)
         if known is not None:
             ticket = self._ticket(job, key, None, priority)
             ticket.status = "done"
@@ -108,6 +113,8 @@ class Engine:
         Raises CheckpointError, see `suspend.unpack`, and `other_request` where it is not one for `of`; Refused as `submit` does.
         """
         self._require_room()
+        expect(data, bytes, "what was suspended")
+        expect(key, str, "key")
         job = unpack(self.pipeline, data)
         if of is not None and job.request != of:
             raise CheckpointError("other_request", "what was suspended is another request than this one; submit this one again")
@@ -124,12 +131,14 @@ class Engine:
 
         Raises UsageError `not_live`, and `not_saved` for a model without a hash.
         """
+        expect(ticket, Ticket, "a ticket")
         if self._live.get(ticket.number) is not ticket:
             raise UsageError("not_live", f"ticket {ticket.number} is {ticket.status}; only a live one can be suspended")
         return pack(self.pipeline, ticket.job)
 
     def cancel(self, ticket: Ticket) -> bool:
         """Drops a ticket before its next row; True if it was live. A cancelled ticket is not reported by `tick`."""
+        expect(ticket, Ticket, "a ticket")
         if self._live.get(ticket.number) is not ticket:
             return False
         ticket.status = "cancelled"
@@ -138,6 +147,7 @@ class Engine:
 
     def preview(self, ticket: Ticket) -> Tensor | None:
         """The picture (3, H, W) uint8 as the ticket's last row saw it; None before the first. Costs a decoding and no network row."""
+        expect(ticket, Ticket, "a ticket")
         return preview(self.pipeline, ticket.job)
 
     def wait_sec(self, cost: int = 0, *, key: str = "", deadline_sec: float | None = None, priority: int = 0) -> float:
@@ -231,7 +241,9 @@ class Engine:
                           self.rate.seconds(min(ticket.left for ticket in self._live.values())))
 
     def _admit(self, job: Job, key: str, deadline_sec: float | None, priority: int) -> Ticket:
+        priority = check_int(priority, "priority", "bad_value", -1_000_000, 1_000_000)
         if deadline_sec is not None:
+            expect(deadline_sec, (int, float), "deadline_sec", "bad_deadline")
             if not (math.isfinite(deadline_sec) and deadline_sec > 0):
                 raise UsageError("bad_deadline", f"deadline_sec must be a finite number above 0, got {deadline_sec}")
             wait = self.wait_sec(job.left, key=key, deadline_sec=deadline_sec, priority=priority)

@@ -19,8 +19,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from inkwash.core.coordinate import Coordinate
 from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, expect
 from inkwash.io.folder import register_networks
+from inkwash.io.path import as_path
 from inkwash.nn.config import NetworkConfig
 from inkwash.train.levels import Levels, UniformLevels
 from inkwash.train.weighting import SimpleWeight, Weighting
@@ -279,12 +280,15 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
-def read_recipe(recipe: str, settings: Sequence[str] = ()) -> RunConfig:
+def read_recipe(recipe: str | Path, settings: Sequence[str] = ()) -> RunConfig:
     """The config of a shipped recipe's name or of a YAML file, with `key.sub=value` settings on top.
 
     Raises UsageError: `unknown_recipe` listing the known ones, `bad_recipe` as `file: key: message`, `bad_setting`.
     """
-    path = recipe_folder() / f"{recipe}.yaml" if recipe in recipe_names() else Path(recipe)
+    path = as_path(recipe, "a recipe")
+    recipe = str(recipe)
+    if recipe in recipe_names():
+        path = recipe_folder() / f"{recipe}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(recipe, recipe_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
@@ -295,12 +299,14 @@ def read_recipe(recipe: str, settings: Sequence[str] = ()) -> RunConfig:
         raise UsageError("bad_recipe", f"{path.name}: cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UsageError("bad_recipe", f"{path.name}: must be a mapping of keys to values")
+    expect(settings, (list, tuple), "settings", "bad_setting")
     for setting in settings:
         _apply(raw, setting)
     return validate(raw, path.name)
 
 
 def _apply(raw: dict[str, Any], setting: str) -> None:
+    expect(setting, str, "a setting", "bad_setting")
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise UsageError("bad_setting", f"--set {setting[:80]!r} is not key=value; write for example --set optimizer.lr=0.001")
@@ -319,6 +325,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
 
 def validate(raw: dict[str, Any], name: str) -> RunConfig:
     """A RunConfig from plain data. Raises UsageError `bad_recipe` as `name: key: message`, with the nearest known key."""
+    expect(raw, dict, name, "bad_recipe")
     task = raw.get("task")
     if task not in _TASKS:
         raise UsageError("bad_recipe", f"{name}: task: must be one of {', '.join(_TASKS)}, got {task!r}")

@@ -19,8 +19,9 @@ import torch
 from inkwash.data.choice import choose
 from inkwash.data.heldout import hold_out
 from inkwash.data.source import open_source
-from inkwash.errors import BusyError, InkwashWarning, UsageError
+from inkwash.errors import BusyError, InkwashWarning, UsageError, expect
 from inkwash.io.durable import new_folder, write_text
+from inkwash.io.path import as_path, as_paths
 from inkwash.nn import native
 from inkwash.train import checkpoint
 from inkwash.train.config import RunConfig, add_kind, validate
@@ -74,6 +75,9 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
     Goes on from the newest good checkpoint in `out`, or from `resume`. Raises DataError, CheckpointError, UsageError `config_changed`,
     BusyError `run_locked`, ResourceError `disk_full`, DivergedError.
     """
+    data, out = as_paths(data, "data"), as_path(out, "out")
+    expect(config, RunConfig, "config", "bad_recipe")
+    resume = None if resume is None else as_path(resume, "resume")
     out.mkdir(parents=True, exist_ok=True)
     group = Group()
     try:
@@ -86,7 +90,7 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
 
 def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path, *, cache: Path | None = None) -> list[tuple[str, float]]:
     """The losses, by sample key, of the step at which the run left the `diverged-` folder `path`."""
-    snapshot = checkpoint.load(path)
+    data, snapshot = as_paths(data, "data"), checkpoint.load(as_path(path, "replay"))
     group = Group()
     try:
         setting = _setting(config, data, out, group, cache, None)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from types import NoneType
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from inkwash.cond import Cond
 from inkwash.core import noise
 from inkwash.core.level import Clean, Level
 from inkwash.core.prediction import require_solvable
-from inkwash.errors import InkwashError, UsageError
+from inkwash.errors import InkwashError, UsageError, expect
 from inkwash.evaluate.denoisers.conventions import Asked, ask_otherwise
 from inkwash.evaluate.denoisers.latents import other_statistics
 from inkwash.evaluate.denoisers.probe import probe
@@ -74,6 +75,8 @@ def report(model: str | Path, only: str | None = None, data: str | Path | None =
     Raises CheckpointError `model_not_found`, `model_damaged` for a folder without a readable inkwash.json, and UsageError `unknown_part`.
     """
     start = time.perf_counter()
+    expect(only, (str, NoneType), "only", "unknown_part")
+    expect(data, (str, Path, NoneType), "data", "bad_path")
     folder = find_model(model)
     info = read_info(folder)
     names = [claim.name for claim in CLAIMS]

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from types import NoneType
 from typing import Any
 
 import torch
 
 from inkwash._version import __version__
 from inkwash.core.level import Gauge
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, expect
 from inkwash.verify import parts
 from inkwash.verify.claim import Check, Claim, Finding, Report
 from inkwash.verify.convergence import COMPARISONS, FALSE_ALARM
@@ -38,6 +39,7 @@ KINDS: tuple[Kind, ...] = (
 def conform(only: str | None = None, kinds: Sequence[Kind] = KINDS) -> Report:
     """Every claim on every part, narrowed to kinds, parts or claims that are called `only`. Raises UsageError `unknown_part`."""
     start = time.perf_counter()
+    expect(only, (str, NoneType), "only", "unknown_part")
     tables = [(kind, dict(make()), checks) for kind, make, checks in kinds]
     if only is not None:
         tables = _narrow(tables, only)

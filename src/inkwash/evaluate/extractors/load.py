@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from inkwash.device import parse_device
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, expect
 from inkwash.evaluate.extractors import clip, inception, network
 from inkwash.evaluate.extractors.features import Extractor
 
 
-def load_extractor(text: str, device: str | torch.device = "cpu") -> Extractor:
+def load_extractor(text: str | Path, device: str | torch.device = "cpu") -> Extractor:
     """The extractor that `text` names.
 
     "ink": the one inside this package. "clip:FOLDER": image and text towers of a contrastive run of this package (its output folder; a
@@ -23,6 +23,8 @@ def load_extractor(text: str, device: str | torch.device = "cpu") -> Extractor:
     and those of `inkwash.io`.
     """
     where = parse_device(device)
+    expect(text, (str, Path), "an extractor", "unknown_extractor")
+    text = str(text)
     if text == "ink":
         return network.load_ink(network.embedded(), "ink", where)
     if text.startswith("clip:"):

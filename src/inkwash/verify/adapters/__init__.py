@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, expect
 from inkwash.verify.adapter import Library
 
 ADAPTERS: dict[str, Callable[[], Library]] = {"diffusers": lambda: import_module("inkwash.verify.adapters.diffusers").load()}
@@ -14,6 +14,7 @@ ADAPTERS: dict[str, Callable[[], Library]] = {"diffusers": lambda: import_module
 
 def load(name: str) -> Library:
     """The library of that name. Raises UsageError `unknown_library` or `missing_library`."""
+    expect(name, str, "a library", "unknown_library")
     if name not in ADAPTERS:
         raise UsageError("unknown_library", f"no adapter is called {name[:40]!r}; known: {', '.join(ADAPTERS)}")
     return ADAPTERS[name]()
