@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from serving import wait
 
 from inkwash.cli.serve import serve as command
 from inkwash.errors import CheckpointError, UsageError
-from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.channel import LARGE, Frame
 from inkwash.serve.http.settings import Settings
 from inkwash.serve.ray.scale import WAIT, ByWait
 
@@ -131,15 +131,17 @@ class Dying:
     def __init__(self, lives: int) -> None:
         self.lives = lives
         self.asked: list[dict[str, Any]] = []
+        self.sent: list[tuple[bytes, list[Any]]] = []
 
     def options(self, method_name: str, stream: bool) -> Dying:
         assert (method_name, stream) == ("ask", True)
         return self
 
-    async def remote(self, frame: Frame) -> AsyncIterator[list[Frame]]:
+    async def remote(self, frame: Frame, shared: list[Any]) -> AsyncIterator[list[Frame]]:
         from ray.exceptions import ActorDiedError
 
         self.asked.append(frame.head)
+        self.sent.append((frame.body, shared))
         yield [Frame({"is": "accepted", "id": frame.head["id"]})]
         yield [Frame({"is": "step", "id": frame.head["id"], "done": done}) for done in (1, 2)]
         yield [Frame({"is": "preview", "id": frame.head["id"], "step": 2}, b"seen")]
@@ -168,3 +170,84 @@ def test_an_order_is_made_again_and_not_for_ever(lives: int) -> None:
         assert (last["is"], told[-1].body) == ("made", b"picture")
     else:
         assert (last["is"], last["code"], last["retry_sec"]) == ("failed", "engine_restarted", 5.0)
+
+
+def test_large_pixels_are_stored_once_for_all_images_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason=REASON)
+    from inkwash.serve.ray.link import Replicas
+
+    stored: list[bytes] = []
+
+    def put(body: bytes) -> str:
+        stored.append(body)
+        return f"reference {len(stored)}"
+
+    monkeypatch.setattr(ray, "put", put)
+    large, other = b"x" * LARGE, b"y" * LARGE
+
+    async def send() -> Dying:
+        link, handle = Replicas("tiny"), Dying(1)
+        link._handle = handle  # type: ignore[assignment]
+        for bodies in ([large, large, large], [other, b"small"], [large]):
+            for body in bodies:
+                link.send(Frame({**SUBMIT, "id": len(link._calls)}, body))
+            await asyncio.gather(*link._calls.values())
+        return handle
+
+    handle = asyncio.run(send())
+    assert stored == [large, other, large], "once for each request"
+    assert sorted(str(shared) for _, shared in handle.sent) == [
+        *["['reference 1']"] * 4, "['reference 2']", "['reference 3']", "[]"], "the one that died is asked again with the same reference"
+    assert all(body == (b"" if shared else b"small") for body, shared in handle.sent)
+
+
+def test_a_full_object_store_refuses_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason=REASON)
+    from inkwash.serve.ray.link import Replicas
+
+    def full(body: bytes) -> None:
+        raise ray.exceptions.ObjectStoreFullError
+
+    monkeypatch.setattr(ray, "put", full)
+    told: list[Frame] = []
+
+    async def send() -> None:
+        link = Replicas("tiny")
+        link._handle, link._take = Dying(0), told.append  # type: ignore[assignment]
+        for number in (1, 2):
+            link.send(Frame({**SUBMIT, "id": number}, b"x" * LARGE))
+        await asyncio.gather(*link._calls.values())
+
+    asyncio.run(send())
+    assert [(frame.head["id"], frame.head["code"], frame.head["retry_sec"]) for frame in told] == [
+        (1, "server_overloaded", 5.0), (2, "server_overloaded", 5.0)]
+
+
+def test_a_replica_fetches_what_is_stored_once(tiny_model: Path) -> None:
+    pytest.importorskip("ray", reason=REASON)
+    from inkwash.serve.ray import replica
+
+    one = replica.Replica(replica.Args(model=str(tiny_model), device="cpu"))
+    fetched = 0
+
+    class Reference:
+        def __await__(self) -> Generator[Any, None, bytes]:
+            nonlocal fetched
+            fetched += 1
+            yield from asyncio.sleep(0.01).__await__()
+            return bytes(3 * 40 * 40)
+
+    start = {"strength": 1.0, "white_paints": False, "image": ["RGB", 40, 40], "mask": None}
+
+    async def made(number: int, reference: Reference) -> bool:
+        body = {**BODY, "steps": 2, "seed": number}
+        frame = Frame({**SUBMIT, "id": number, "link": "here", "request": body, "start": start})
+        return any([part.head["is"] == "made" async for parts in one.ask(frame, [reference]) for part in parts])
+
+    async def both() -> list[bool]:
+        reference = Reference()
+        return await asyncio.gather(made(1, reference), made(2, reference))
+
+    assert asyncio.run(both()) == [True, True]
+    assert fetched == 1
+    assert not one._fetches, "nothing of it is kept"

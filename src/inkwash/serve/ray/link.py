@@ -1,7 +1,8 @@
 """A link to the replicas of a model: each order is a call that Ray Serve gives to one of them, and is made again when that one dies.
 
 An image is a function of its request alone, so another replica gives the same bytes; whoever reads the events sees only that the steps
-stand still for a while. An order that has taken `ATTEMPTS` replicas with it is refused, for it may be what kills them.
+stand still for a while. An order that has taken `ATTEMPTS` replicas with it is refused, for it may be what kills them. Large pixels go into the
+object store of the cluster, once for all images of a request; calls carry a reference to them.
 
 Once a second all replicas are asked how fast they are and what they did; that is all the web process knows of them.
 """
@@ -17,12 +18,13 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
 
+import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.channel import LARGE, Frame
 from inkwash.serve.ray.cluster import app_of, failure_of
 from inkwash.serve.ray.replica import LAST
 
@@ -51,6 +53,7 @@ class Replicas:
         self._words: set[asyncio.Task[None]] = set()
         self._facts: dict[str, Any] = {}
         self._rows: dict[str, int] = {}                    # done by each replica, as last heard
+        self._put: tuple[bytes, asyncio.Task[ray.ObjectRef[bytes]]] | None = None     # the last large pixels, on their way into the store
 
     def send(self, frame: Frame) -> None:
         """Begins a call, ends one, or tells something to the replica that has it."""
@@ -58,7 +61,7 @@ class Replicas:
         if self._handle is None:
             return
         if do in ("submit", "check"):
-            call = self._calls[number] = asyncio.get_running_loop().create_task(self._call(self._handle, frame))
+            call = self._calls[number] = asyncio.get_running_loop().create_task(self._call(self._handle, frame, self._stored(frame.body)))
             call.add_done_callback(lambda _: self._forget(number))
         elif number in self._wires and do == "cancel":
             self._calls[number].cancel()
@@ -66,6 +69,16 @@ class Replicas:
             word = asyncio.get_running_loop().create_task(self._tell(self._handle, Frame({**frame.head, "id": self._wires[number]}, frame.body)))
             self._words.add(word)
             word.add_done_callback(self._words.discard)
+
+    def _stored(self, body: bytes) -> asyncio.Task[ray.ObjectRef[bytes]] | None:
+        """A large body in the store, the same for all orders that come in one go; None for a small one."""
+        if len(body) < LARGE:
+            return None
+        if self._put is None or self._put[0] != body:
+            loop = asyncio.get_running_loop()
+            self._put = body, loop.create_task(asyncio.to_thread(ray.put, body))
+            loop.call_soon(setattr, self, "_put", None)
+        return self._put[1]
 
     async def run(self, take: Take) -> None:
         """Asks the replicas how they are, again and again. Returns when none can be started, or when the cluster is lost."""
@@ -116,15 +129,24 @@ class Replicas:
         del self._calls[number]
         self._wires.pop(number, None)
 
-    async def _call(self, handle: DeploymentHandle[Any], frame: Frame) -> None:
+    async def _call(self, handle: DeploymentHandle[Any], frame: Frame, stored: asyncio.Task[ray.ObjectRef[bytes]] | None = None) -> None:
         """One order, to its end, on as many replicas as it takes."""
         number, began, seen = frame.head["id"], time.monotonic(), -1
+        shared: list[ray.ObjectRef[bytes]] = []            # in a list, so that the replica fetches it and not the call
+        if stored is not None:
+            try:
+                shared, frame = [await asyncio.shield(stored)], Frame(frame.head)
+            except RayError as error:
+                LOG.error("the object store is full", extra={"fields": {"app": self.app, "error": type(error).__name__}})
+                self._take(Frame({"is": "failed", "id": number, "kind": "ResourceError", "code": "server_overloaded", "retry_sec": 5.0,
+                                  "message": "the cluster has no room for the picture; try again later"}))
+                return
         for _ in range(ATTEMPTS):
             wire = self._wires[number] = next(self._numbers)
             head = {**frame.head, "id": wire, "link": self.name}
             if head.get("deadline_sec") is not None:
                 head["deadline_sec"] = max(0.001, began + head["deadline_sec"] - time.monotonic())
-            answer = handle.options(method_name="ask", stream=True).remote(Frame(head, frame.body))
+            answer = handle.options(method_name="ask", stream=True).remote(Frame(head, frame.body), shared)
             ended = False
             try:
                 async for frames in cast(DeploymentResponseGenerator[list[Frame]], answer):

@@ -1,6 +1,7 @@
 """One replica: a Worker and its engine in a thread, and calls that put frames in and stream frames out.
 
-    ask(frame) -> frames of an order, until its image or its error      when the call is cancelled, so is the order, before its next step
+    ask(frame, shared) -> frames of an order, until its image or its error
+                                                                        when the call is cancelled, so is the order, before its next step
     tell(frame), facts(link)                                            every replica is told; only the one that has the order heeds a frame
 
 An error of the model ends the replica, as it ends a worker process of the plain server: Ray starts another one, and whoever asked asks again.
@@ -15,8 +16,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
@@ -51,6 +53,7 @@ class Replica:
 
         self._inbox: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._streams: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Frame]]] = {}
+        self._fetches: WeakValueDictionary[Any, asyncio.Future[bytes]] = WeakValueDictionary()     # by reference, while they are under way
         self._heard: dict[str, float] = {}                 # when each web process last said that it lives
         self._loaded: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._owed, self._rate, self._rows = 0, 0.0, 0
@@ -62,14 +65,17 @@ class Replica:
         if self._facts["is"] == "broken":
             raise getattr(inkwash.errors, self._facts["kind"])(self._facts["code"], self._facts["message"])
 
-    async def ask(self, frame: Frame) -> AsyncIterator[list[Frame]]:
-        """The frames of an order, as they come; several at once where they came faster than they were fetched."""
+    async def ask(self, frame: Frame, shared: Sequence[Awaitable[bytes]] = ()) -> AsyncIterator[list[Frame]]:
+        """The frames of an order, as they come; several at once where they came faster than they were fetched.
+
+        The body of the order is in the object store where `shared` refers to it.
+        """
         number, link = frame.head["id"], frame.head["link"]
         self._heard[link] = time.monotonic()
         events: asyncio.Queue[Frame] = asyncio.Queue()
         self._streams[number] = asyncio.get_running_loop(), events
-        self._inbox.put(frame)
         try:
+            self._inbox.put(Frame(frame.head, await self._fetched(shared[0])) if shared else frame)
             last = False
             while not last and time.monotonic() - self._heard.get(link, -LEASE_SEC) < LEASE_SEC:
                 found = [await events.get()]
@@ -80,6 +86,13 @@ class Replica:
         finally:
             del self._streams[number]
             self._inbox.put(Frame({"do": "cancel", "id": number}))
+
+    async def _fetched(self, reference: Awaitable[bytes]) -> bytes:
+        """What is in the store, fetched once for all orders that ask for it at a time."""
+        fetch = self._fetches.get(reference)
+        if fetch is None:
+            fetch = self._fetches[reference] = asyncio.ensure_future(reference)
+        return await asyncio.shield(fetch)
 
     async def tell(self, frame: Frame) -> None:
         """A frame about an order, if that is here; what comes of it comes in the order's stream."""
