@@ -57,10 +57,10 @@ def train(who: str, folder: Path, minutes: float) -> None:
                             [round(share * minutes, 2) for share in SHARES], time.process_time)
 
 
-def measure(folder: Path, count: int, way: Way, out: Path, notes: list[str]) -> None:
+def measure(folder: Path, count: int, way: Way, out: Path, notes: list[str], final: bool) -> None:
     """Writes `out`.json and `out`.md."""
     found = {"what": "time to quality on CIFAR-10", "machine": machine(), "notes": [*NOTES, *notes],
-             **quality_measure.measure(folder, count, way, quality_measure.entries(folder))}
+             **quality_measure.measure(folder, count, way, quality_measure.entries(folder, final))}
     out.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     out.with_suffix(".md").write_text(quality_measure.page(found), "utf-8")
 
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--sampler", default=Way().sampler)
     parser.add_argument("--steps", type=int, default=Way().steps, help="of the sampler")
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--final", action="store_true", help="measure the end of each budget alone, not the curve to it")
     parser.add_argument("--note", action="append", default=[], help="a line for the result")
     parser.add_argument("--out", type=Path, default=FOLDER / "quality")
     arguments = parser.parse_args()
@@ -85,7 +86,7 @@ def main() -> None:
     if arguments.stage == "all":
         for who, minutes in (*((peer, arguments.minutes) for peer in RECIPES), ("inkwash", arguments.minutes / 5)):
             subprocess.run([sys.executable, __file__, "train", who, "--minutes", f"{minutes:g}", "--folder", arguments.folder], check=True)
-    measure(arguments.folder, arguments.num, Way(arguments.sampler, arguments.steps), arguments.out, arguments.note)
+    measure(arguments.folder, arguments.num, Way(arguments.sampler, arguments.steps), arguments.out, arguments.note, arguments.final)
 
 
 if __name__ == "__main__":

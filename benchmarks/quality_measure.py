@@ -32,8 +32,8 @@ class Entry(NamedTuple):
     weights: Path
 
 
-def entries(folder: Path) -> list[Entry]:
-    """What has been trained in `folder` so far."""
+def entries(folder: Path, final: bool = False) -> list[Entry]:
+    """What has been trained in `folder` so far; with `final` the end of each contestant's budget alone."""
     found = []
     for path in sorted(folder.glob("*-*.safetensors")):
         name, _, minutes = path.stem.rpartition("-")
@@ -43,7 +43,8 @@ def entries(folder: Path) -> list[Entry]:
     for path in sorted(folder.glob(f"inkwash-*/{SECONDS}")):
         card = json.loads((path.parent / "model" / "inkwash.json").read_text())["card"]
         found.append(Entry("inkwash", json.loads(path.read_text())["seconds"] / 60, card["steps"] * card["batch"], path.parent / "model"))
-    return sorted(found, key=lambda entry: (entry.name, entry.minutes))
+    last = {entry.name: entry for entry in sorted(found, key=lambda entry: entry.minutes)}
+    return sorted(last.values() if final else found, key=lambda entry: (entry.name, entry.minutes))
 
 
 def features(images: Tensor, path: Path) -> tuple[Tensor, str]:

@@ -1,12 +1,14 @@
 """Samples of every contestant by one sampler: each network is wrapped as a Denoiser with the schedule that it was trained on.
 
-Networks of diffusers are sampled in our fast form of them, which has the same weights and other roundings. All see the same numbers of pictures
-and steps, and the same start noise by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do. Pictures are kept in parts, so
-that a stop loses little.
+All compute in bfloat16: networks of diffusers in our fast form of them, those of lucidrains as they are but for the embedding of time, which stays
+in float32 (half as fast again as under autocast, and as near to float32). All see the same numbers of pictures and steps, and the same start noise
+by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do. Pictures are kept in parts, so that a stop loses little.
 """
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,14 +39,23 @@ PART, BATCH = 100, 50
 
 
 class Theirs(nn.Module):
-    """A peer's network with the arguments and the answer of one of ours."""
+    """lucidrains' network in bfloat16, but for the embedding of time, with the arguments and the answer of one of ours."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        time = copy.deepcopy(network.time_mlp)
+        self.network = copy.deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.time_mlp = nn.Sequential(time, Rounded())
 
     def forward(self, x: Tensor, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return self.network(x, noise)  # type: ignore[no-any-return]
+
+
+class Rounded(nn.Module):
+    """x in bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16)
 
 
 class Model(NamedTuple):
@@ -83,8 +94,7 @@ def of_lucidrains(weights: Path, network: nn.Module, codec: Codec, size: int) ->
     network.load_state_dict(load_file(weights))
     betas = peers.lucidrains().sigmoid_beta_schedule(STEPS)
     schedule = Tabulated(tuple(betas.clamp(1e-12, 0.999).tolist()))
-    theirs = Theirs(network.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    return Model(Denoiser(theirs, V(), coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule, codec, NoConditioner(), size)
+    return Model(Denoiser(Theirs(network.eval()), V(), coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule, codec, NoConditioner(), size)
 
 
 def of_cifar10(name: str, weights: Path) -> Model:
@@ -114,6 +124,7 @@ def pictures(make: Callable[[], Model], way: Way, captions: Sequence[str], count
             numbers = range(first, min(first + PART, count))
             save_file({"pictures": torch.cat([part(model, way, captions, numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)])}, beside)
             beside.replace(path)
+            print(f"{folder.name}: {numbers.stop} of {count} pictures", file=sys.stderr, flush=True)
         parts.append(load_file(path)["pictures"])
     return torch.cat(parts)
 
@@ -130,8 +141,7 @@ def part(model: Model, way: Way, captions: Sequence[str], numbers: range) -> Ten
 
     def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
         some = {name: cond.take(index) for name, cond in conds.items()}
-        with torch.autocast("cpu", torch.bfloat16):
-            found = evaluate(models, x, level, [guidances[int(i)] for i in index], some)[0].float()
+        found = evaluate(models, x, level, [guidances[int(i)] for i in index], some)[0].float()
         return found.clamp(-1, 1) if isinstance(model.codec, Pixels) else found
 
     return model.codec.decode(Clean(torch.stack([result.clean.x for result in run(denoise, programs)]))).contiguous()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inkwash.codec import Pixels
 from inkwash.data.heldout import rank
 from inkwash.io.find import find_model
 
@@ -23,6 +24,7 @@ import mini_peers_measure
 import mini_peers_ours
 import mini_peers_recipes
 import peers
+import quality_measure
 import quality_sample
 import quality_train
 from quality_peers import Recipe, unconditional, warmup
@@ -80,6 +82,30 @@ def test_a_peer_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_p
     facts = quality_train.about(tmp_path / "b" / "toy-1.safetensors")
     assert facts == {"step": "6", "seconds": "60.0", "images": "24"}
     assert not torch.equal(load_file(tmp_path / "a" / "toy-0.5.safetensors")["weight"], load_file(tmp_path / "a" / "toy-1.safetensors")["weight"])
+
+
+def test_the_curve_of_a_budget_or_its_end_alone_are_measured(tmp_path: Path) -> None:
+    for name, minutes in (("diffusers", 5), ("diffusers", 36), ("diffusers.last", 36), ("lucidrains", 36)):
+        save_file({"w": torch.zeros(1)}, tmp_path / f"{name}-{minutes}.safetensors", {"seconds": f"{60 * minutes}", "images": "7", "step": "1"})
+    save_file({"w": torch.zeros(1)}, tmp_path / "diffusers-state.safetensors")
+    found = [(entry.name, entry.minutes) for entry in quality_measure.entries(tmp_path)]
+    assert found == [("diffusers", 5.0), ("diffusers", 36.0), ("diffusers.last", 36.0), ("lucidrains", 36.0)]
+    assert [(entry.name, entry.minutes) for entry in quality_measure.entries(tmp_path, True)] == found[1:]
+
+
+@pytest.mark.skipif(peers.lucidrains() is None, reason="denoising-diffusion-pytorch is not installed")
+def test_lucidrains_network_in_bfloat16_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = peers.lucidrains().Unet(dim=16, dim_mults=(1, 2), channels=8)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    other = peers.lucidrains().Unet(dim=16, dim_mults=(1, 2), channels=8)
+    model = quality_sample.of_lucidrains(tmp_path / "weights.safetensors", other, Pixels(), 16)
+    x = torch.randn(2, 8, 16, 16)
+    index = torch.tensor([3.0, 640.0])
+    with torch.no_grad():
+        expected = network(x, index)
+        found = model.denoiser.network(x.to(torch.bfloat16), index, {}).float()
+    assert float((found - expected).std() / expected.std()) < 0.03
 
 
 def test_the_warm_up_ends_after_500_steps_or_a_twentieth_of_the_budget() -> None:
