@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ import httpx2
 import pytest
 import yaml
 from serving import COMMAND, Running, running, wait
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from inkwash.errors import UsageError
 from inkwash.serve.admission import Rate
@@ -303,3 +306,34 @@ def test_a_full_server_still_tells_that_it_lives(tmp_path: Path) -> None:
             return (await client.get(path)).status_code
 
     assert [asyncio.run(status(path)) for path in ("/livez", "/readyz", "/metrics", "/v1/models")] == [200, 200, 200, 503]
+
+
+def test_a_key_may_have_so_many_requests_in_progress(tmp_path: Path) -> None:
+    release, file = asyncio.Event(), tmp_path / "keys.txt"
+    alice, bob = (new_key(file, name) for name in ("alice", "bob"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await Response(status_code=204)(scope, receive, send)
+
+    guard = Guard(app, Settings(keys=file, connections_per_key=2), Keys(file), Metrics(), lambda path: 1024, frozenset(), lambda owner: None)
+
+    async def ask() -> list[int]:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            def get(key: str, path: str = "/v1/jobs/x/events") -> asyncio.Task[httpx2.Response]:
+                return asyncio.create_task(client.get(path, headers={"authorization": f"Bearer {key}"}))
+
+            first = [get(alice), get(alice)]
+            while guard.mine["alice"] < 2:
+                await asyncio.sleep(0.01)
+            refused = await get(alice)
+            assert (refused.status_code, refused.json()["error"]["code"], refused.headers["retry-after"]) == (429, "too_many_connections", "1")
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+            others = [get(bob), get(alice, "/livez")]      # another key, and whoever watches the server
+            while guard.active < 4:
+                await asyncio.sleep(0.01)
+            release.set()
+            return [(await one).status_code for one in (*first, *others, get(alice))]
+
+    assert asyncio.run(ask()) == [204] * 5
+    assert (guard.active, guard.mine) == (0, Counter())

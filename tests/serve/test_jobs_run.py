@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from obstore.exceptions import BaseError
 from PIL.Image import new as new_picture
 from sqlalchemy import update
 from starlette.requests import Request as HttpRequest
@@ -23,15 +27,18 @@ from starlette.types import Message
 
 from inkwash.errors import ResourceError
 from inkwash.request import Request
+from inkwash.serve.http import jobs_run, pause
 from inkwash.serve.http.app import create_app
 from inkwash.serve.http.backend import Accepted, Made, Order, Saved, Step
 from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.jobs_events import watched
 from inkwash.serve.http.jobs_run import Live, Runner
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.reply import Events
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
+from inkwash.serve.store import files
 from inkwash.serve.store.database import LEASE_SEC
 from inkwash.serve.store.jobs import Image, New, new_id
 from inkwash.serve.store.tables import jobs
@@ -65,10 +72,14 @@ class Bench:
         return Made(f"picture {order.request.seed}".encode(), {"seed": order.request.seed, "warnings": ["a note"]})
 
     def add(self, number: int = 1) -> str:
-        work = {"requests": [dataclasses.asdict(Request("x", seed=i)) for i in range(number)], "wish": ["png", 100, []], "start": None, "files": []}
+        work = {"requests": [dataclasses.asdict(Request("x", seed=i)) for i in range(number)], "wish": ["png", 100, []], "common": {},
+                "start": None, "files": []}
         new = New(new_id(), "alice", "tiny", work, 1.0, 2 * number, [], time.time(), None)
         self.service.store.jobs.add(new)
         return new.id
+
+    def failing(self, code: str) -> bool:
+        return self.service.metrics.registry.get_sample_value("inkwash_files_failing", {"code": code}) == 1
 
     def status(self, job: str) -> str:
         row = self.service.store.jobs.get(job, "alice")
@@ -120,14 +131,133 @@ def test_its_error_ends_a_job_and_ours_does_not(bench: Bench) -> None:
     assert row.attempts == 1, "it is blamed for nothing"
 
 
-def test_a_picture_that_cannot_be_written_is_made_again(bench: Bench) -> None:
-    job = bench.add()
+def test_a_picture_that_cannot_be_written_waits_until_it_can(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pause, "FIRST_SEC", 0.02)
+    monkeypatch.setattr(jobs_run, "POLL_SEC", 0.01)
+    job, made = bench.add(), 0
+
+    def make(order: Order) -> Made:
+        nonlocal made
+        made += 1
+        return bench.made(order)
+
+    def until() -> bool:
+        if bench.failing("store_unavailable") and (bench.files / "jobs").is_file():
+            (bench.files / "jobs").unlink()
+        return bench.status(job) == "done"
+
+    bench.make = make
     (bench.files / "jobs").write_text("in the way")
-    bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "store_unavailable"}) is not None)
-    assert bench.status(job) in ("queued", "running")
-    (bench.files / "jobs").unlink()
-    bench.run(lambda: bench.status(job) == "done")
+    bench.run(until)
     assert (bench.files / f"jobs/{job}/0.png").read_bytes() == b"picture 0"
+    assert made == 1
+
+
+def test_a_full_disk_is_left_alone_longer_and_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pause, "FIRST_SEC", 0.05)
+    monkeypatch.setattr(pause, "MOST_SEC", 0.2)
+    monkeypatch.setattr(jobs_run, "POLL_SEC", 0.01)
+    bench.service.settings = bench.service.settings.model_copy(update={"jobs_in_work": 2})
+    put, tries, made, seen = files.obstore.put, [], [], set[str]()
+
+    def no_room(store: object, path: str, data: bytes) -> object:
+        if len(tries) >= 6:
+            return put(store, path, data)  # type: ignore[arg-type]
+        if path.endswith("trial"):
+            tries.append(time.monotonic())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def make(order: Order) -> Made:
+        made.append(order)
+        return bench.made(order)
+
+    def until() -> bool:
+        if bench.failing("store_full"):
+            seen.update(bench.status(job) for job in jobs)
+            assert len(made) <= 2, "no more is made than may be in work"
+            assert bench.runner.pause.code == "store_full"
+        return all(bench.status(job) == "done" for job in jobs)
+
+    monkeypatch.setattr(files.obstore, "put", no_room)
+    bench.make = make
+    jobs = [bench.add() for _ in range(4)]
+    bench.run(until)
+    assert len(made) == 4, "each is made once"
+    assert seen == {"queued", "running"}
+    assert not bench.failing("store_full")
+    assert bench.runner.pause.code == ""
+    pauses = [after - before for before, after in pairwise(tries)]
+    assert all(found >= least for found, least in zip(pauses, (0.1, 0.2, 0.2, 0.2, 0.2), strict=True)), pauses
+
+
+def test_a_job_that_waits_for_room_can_be_cancelled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(store: object, path: str, data: bytes) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(files.obstore, "put", no_room)
+    job = bench.add()
+
+    def until() -> bool:
+        if bench.failing("store_full") and bench.status(job) == "running":
+            assert bench.service.store.jobs.cancel(job, "alice")
+            bench.runner.cancel(job)
+        return bench.status(job) == "cancelled" and not bench.runner.live
+
+    bench.run(until)
+
+
+def test_a_pause_doubles_up_to_a_minute_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(pause.time, "monotonic", lambda: now)
+    found, told = pause.Pause(Metrics()), []
+    for _ in range(9):
+        found.failed("store_full")
+        found.failed("store_full")                         # of another job, in the same pause
+        told.append(found.until - now)
+        assert not found.due
+        now = found.until
+        assert found.due
+    assert told == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+    found.worked()
+    assert found.open.is_set()
+    found.failed("store_unavailable")
+    assert found.until - now == 1.0
+
+
+def test_the_text_of_a_store_says_that_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, code in (("Generic LocalFileSystem error: No space left on device (os error 28)", "store_full"),
+                       ("Generic S3 error: timed out", "store_unavailable")):
+        def failing(store: object, path: str, data: bytes, text: str = text) -> None:
+            raise BaseError(text)
+
+        monkeypatch.setattr(files.obstore, "put", failing)
+        with pytest.raises(ResourceError) as caught:
+            files.Files(str(tmp_path)).put("a", b"x")
+        assert caught.value.code == code
+
+
+def test_a_key_may_watch_so_many_jobs_at_once(bench: Bench) -> None:
+    bench.service.settings = bench.service.settings.model_copy(update={"watchers_per_key": 2})
+    job = bench.add()
+
+    def ask(owner: str) -> AsyncGenerator[tuple[str, dict[str, object]]]:
+        state = SimpleNamespace(service=bench.service, runner=bench.runner)
+        return watched(SimpleNamespace(app=SimpleNamespace(state=state), scope={"state": {"owner": owner}}), job)  # type: ignore[arg-type, return-value]
+
+    async def watch() -> None:
+        open_ones = [ask("alice"), ask("alice")]
+        assert [(await anext(one))[0] for one in open_ones] == ["job.queued"] * 2
+        with pytest.raises(ApiError) as caught:
+            await anext(ask("alice"))
+        assert (caught.value.status, caught.value.code, caught.value.headers()["retry-after"]) == (429, "too_many_watchers", "5")
+        with pytest.raises(ApiError, match="no such job"):
+            await anext(ask("bob"))
+        await open_ones[0].aclose()
+        assert (await anext(ask("alice")))[0] == "job.queued"
+        await open_ones[1].aclose()
+
+    asyncio.run(watch())
+    assert bench.service.watchers.total() == 0
 
 
 def test_a_job_cancelled_at_the_last_moment_leaves_no_picture(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import logging
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,6 +86,7 @@ class Guard:
         self.waiting = waiting
         self.require_room = require_room
         self.active = 0
+        self.mine: Counter[str] = Counter()                # requests in progress of each key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -99,6 +101,7 @@ class Guard:
         answer = Answer(send, f"req_{secrets.token_hex(12)}")
         scope.setdefault("state", {})["request_id"] = answer.id
         refused: str | None = None
+        counted: str | None = None
         self.active += 1
         try:
             headers = _headers(scope)
@@ -107,6 +110,8 @@ class Guard:
                 await answer.preflight()
                 return
             self._admit(scope, headers)
+            counted = scope["state"]["owner"]
+            self.mine[counted] += 1
             # with an Idempotency-Key it may have been answered already, and is answered again
             new = scope["method"] == "POST" and scope["path"] in self.waiting and "idempotency-key" not in headers
             if new and _length(scope) > 1024 * self.settings.body_kib:
@@ -124,6 +129,9 @@ class Guard:
                 await answer.refuse(internal())
         finally:
             self.active -= 1
+            if counted is not None:
+                self.mine[counted] -= 1
+                self.mine += Counter()                     # only those that have any are remembered
             self._record(scope, answer, time.perf_counter() - began, refused)
 
     def _check_names(self, scope: Scope, headers: dict[str, list[str]]) -> str | None:
@@ -142,9 +150,14 @@ class Guard:
         return next((origin for origin in origins if origin.lower() != own), None)
 
     def _admit(self, scope: Scope, headers: dict[str, list[str]]) -> None:
-        """Raises ApiError 401 or 503."""
-        scope["state"]["owner"] = self._owner(headers.get("authorization", []))
-        if self.active > self.settings.connections and scope["path"] not in _PROBES:
+        """Raises ApiError 401, 429 or 503. Without keys all callers are one, for whom `connections` is the limit."""
+        owner = scope["state"]["owner"] = self._owner(headers.get("authorization", []))
+        if scope["path"] in _PROBES:
+            return
+        if self.keys is not None and self.mine[owner] >= self.settings.connections_per_key:
+            raise ApiError(429, "too_many_connections", f"{self.mine[owner]} requests of yours are in progress; at most "
+                                                        f"{self.settings.connections_per_key} may be; wait for one to end", retry_sec=1)
+        if self.active > self.settings.connections:
             raise ApiError(503, "server_overloaded", "too many requests are in progress; try again later", retry_sec=1)
 
     def _host_ok(self, host: str) -> bool:

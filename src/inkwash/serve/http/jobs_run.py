@@ -4,6 +4,8 @@ Images of jobs have the lowest priority, so a request that somebody waits for go
 never starve. At most `jobs_in_work` of them are with a worker at a time; the others wait in the store, where no crash loses them. A job whose
 worker dies goes back into the line and is made again, with the same bytes; the store sees to it that it ends once. Every `jobs_save_sec`, and when
 the server leaves, the state of each image is kept beside its job, and whoever makes the job next goes on from there.
+
+Where the files cannot be written, what is made waits here until they can (pause.py), and nothing new is claimed.
 """
 
 from __future__ import annotations
@@ -23,16 +25,18 @@ from sqlalchemy import Row
 from inkwash.request import Request
 from inkwash.serve.http.backend import Accepted, Made, Order, Preview, Saved, Step, Wish
 from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.pause import Pause
 from inkwash.serve.http.raster import Start
 from inkwash.serve.http.service import Model, Service
 from inkwash.serve.store.database import LEASE_SEC
 from inkwash.serve.store.jobs import Image, states_of
 
 LOG = logging.getLogger("inkwash.serve")
-BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable")   # not the job's fault: it waits again
+BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable", "store_full")   # not the job's fault: it waits again
 POLL_SEC = 1.0                                             # for jobs that another server has put into the line
 SWEEP_SEC = 600.0
 SETTLE_SEC = 5.0
+TRIAL, TRIAL_SEC = bytes(1 << 18), 5.0                     # what is written to see whether anything can be, and how long it may take
 Told = tuple[str, dict[str, Any]]
 
 
@@ -78,6 +82,7 @@ class Runner:
         self.jobs = service.store.jobs
         self.live: dict[str, Live] = {}
         self.wake = asyncio.Event()
+        self.pause = Pause(service.metrics)
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -96,6 +101,8 @@ class Runner:
                 if now - swept >= SWEEP_SEC:
                     await self._sweep()
                     swept = now
+                if self.pause.due:
+                    await self._try()
                 for model in self.service.models.values():
                     while self._room(model) > 0 and (row := await self.service.stored(self.jobs.claim, model.info.name)) is not None:
                         self._begin(row, model)
@@ -109,6 +116,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Waits until the jobs that were told of the end have gone back into the line; any other is left to its lease."""
+        self.pause.open.set()                              # one more time for what waits to be written
         tasks = [live.task for live in self.live.values() if live.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=SETTLE_SEC)
@@ -124,7 +132,7 @@ class Runner:
 
     def _room(self, model: Model) -> int:
         """How many more images of jobs its workers take."""
-        if self.service.draining:
+        if self.service.draining or not self.pause.open.is_set():
             return 0
         ready = sum(worker.engines for worker in model.workers if worker.state == "ready")
         taken = sum(len(live.requests) for live in self.live.values() if live.row.model == model.info.name)
@@ -149,6 +157,8 @@ class Runner:
             end = "done" if await self._keep(live, made) else "lost"
         except ApiError as error:
             end = error.code
+            if end in ("store_unavailable", "store_full"):
+                self.pause.failed(end)
             await self._give_up(live, error)
         except asyncio.CancelledError:
             end = "cancelled"
@@ -205,12 +215,20 @@ class Runner:
         return Start.of(head, data)
 
     async def _keep(self, live: Live, made: list[Made]) -> bool:
-        """Writes the pictures, then the end of the job; False where it had ended otherwise meanwhile, and the pictures go."""
+        """Writes the pictures, then the end of the job; False where it had ended otherwise meanwhile, and the pictures go.
+
+        Where they cannot be written, the job waits here with its pictures, and can be cancelled.
+        """
         row = live.row
         form = Wish(*row.work["wish"]).format
         found = [Image(f"jobs/{row.id}/{i}.{form}", hashlib.sha256(one.data).hexdigest(), one.facts) for i, one in enumerate(made)]
-        for image, one in zip(found, made, strict=True):
-            await self.service.filed(self.service.store.files.put, image.path, one.data)
+        try:
+            for image, one in zip(found, made, strict=True):
+                await self._put(live, image.path, one.data)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ApiError):            # it has been logged
+                await self.service.filed(self.service.store.files.delete, [image.path for image in found])
+            raise
         warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
         if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
             if any(live.saved):
@@ -218,6 +236,36 @@ class Runner:
             return True
         await self.service.filed(self.service.store.files.delete, [image.path for image in found])
         return False
+
+    async def _put(self, live: Live, path: str, data: bytes) -> None:
+        """Writes a picture, as soon as that can be done. Raises ApiError when the server leaves and it still cannot."""
+        while True:
+            try:
+                await self.service.filed(self.service.store.files.put, path, data)
+            except ApiError as error:
+                self.pause.failed(error.code)
+                if self.service.draining:
+                    raise
+                live.made = False
+                await self.pause.open.wait()
+                live.made = True
+            else:
+                self.pause.worked()
+                return
+
+    async def _try(self) -> None:
+        """After a pause, whether files can be written again: those who wait are let in, or the next pause begins."""
+        try:
+            async with asyncio.timeout(TRIAL_SEC):
+                await self.service.filed(self.service.store.files.put, "jobs/trial", TRIAL)
+                await self.service.filed(self.service.store.files.delete, ["jobs/trial"])
+        except (ApiError, TimeoutError) as error:
+            self.pause.failed(getattr(error, "code", "store_unavailable"))
+        else:
+            if self.live:
+                self.pause.open.set()                      # they will tell whether that is enough
+            else:
+                self.pause.worked()
 
     async def _give_up(self, live: Live, error: ApiError) -> None:
         """Puts the job back where the error is ours, and ends it where it is its own."""

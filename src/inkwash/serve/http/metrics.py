@@ -29,4 +29,5 @@ class Metrics:
         self.restarts = Counter("inkwash_worker_restarts", "Workers that died and were started again", ("worker",), registry=own)
         self.jobs = Counter("inkwash_jobs", "Attempts at jobs, by how they ended", ("end",), registry=own)
         self.queued = Gauge("inkwash_jobs_queued", "Jobs that wait in the store, as of some seconds ago", registry=own)
+        self.files_failing = Gauge("inkwash_files_failing", "1 while pictures of jobs cannot be written, by the reason", ("code",), registry=own)
         self.ready = Gauge("inkwash_ready", "1 when every worker is ready and none drains", registry=own)

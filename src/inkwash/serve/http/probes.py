@@ -21,10 +21,13 @@ async def livez() -> Response:
 
 @router.get("/readyz")
 async def readyz(http: HttpRequest) -> Response:
-    """200 when every worker has verified its weights and passed its self-test and golden image, and nobody drains; else 503."""
+    """200 when every worker has verified its weights and passed its self-test and golden image, and nobody drains; else 503.
+
+    `files` says why pictures of jobs cannot be written; whoever waits for an image is served all the same.
+    """
     service: Service = http.app.state.service
     found = {"status": "ready" if service.ready else "draining" if service.draining else "not ready",
-             "workers": {worker.name: worker.state for worker in service.workers}}
+             "files": http.app.state.runner.pause.code or "ok", "workers": {worker.name: worker.state for worker in service.workers}}
     return answer(found, 200 if service.ready else 503)
 
 

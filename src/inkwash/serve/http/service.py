@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +69,7 @@ class Service:
                                                           for where, link in _links(settings, folder, info.name)])
         self.store = open_store(settings.db, settings.files)
         self.making: set[tuple[str, str]] = set()          # owner and Idempotency-Key of answers in work
+        self.watchers: Counter[str] = Counter()            # open streams of events of jobs, of each key
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -139,7 +141,7 @@ class Service:
         return await self._away(self.thread, call, *args)
 
     async def filed(self, call: Callable[[*Words], Result], *args: *Words) -> Result:
-        """What a call of the files returns; several go on at once. Raises ApiError 503 `store_unavailable`."""
+        """What a call of the files returns; several go on at once. Raises ApiError 503 `store_unavailable`, `store_full`."""
         return await self._away(None, call, *args)
 
     async def _away(self, thread: ThreadPoolExecutor | None, call: Callable[[*Words], Result], *args: *Words) -> Result:
@@ -147,6 +149,8 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(thread, call, *args)
         except (SQLAlchemyError, ResourceError) as error:
             LOG.error("the store failed", extra={"fields": {"error": first_line(error)}})
+            if error.code == "store_full":
+                raise ApiError(503, "store_full", "the server has no room left for pictures of jobs; try again later", retry_sec=30) from None
             raise ApiError(503, "store_unavailable", "the server cannot reach what it must remember; try again later", retry_sec=5) from None
 
     def ready_worker(self, model: Model) -> Backend:

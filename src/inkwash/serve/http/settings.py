@@ -39,6 +39,8 @@ class Settings(BaseModel):
     upload_kib: int = Field(16384, ge=1, le=1 << 18, description="largest body of a route that takes pictures")
     body_sec: float = Field(10.0, gt=0, le=600, description="how long a client may take to send a body")
     connections: int = Field(512, ge=1, description="requests in progress, whatever they wait for; more are refused with 503")
+    connections_per_key: int = Field(128, ge=1, description="of these, requests of one key; more are refused with 429")
+    watchers_per_key: int = Field(32, ge=1, description="streams of events of jobs that one key may have open; more are refused with 429")
     db: str = Field("sqlite:///inkwash-serve/jobs.db", description="sqlite:///FILE or postgresql://USER@HOST/NAME, where jobs are kept")
     files: str | None = Field(None, description="folder or s3://BUCKET/PREFIX for the pictures of jobs; beside SQLite's file when not given")
     jobs: int = Field(10_000, ge=1, description="jobs that wait or run; more are refused with 503")

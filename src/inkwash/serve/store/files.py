@@ -5,6 +5,7 @@ Paths are made by us from ids and numbers, never from what a caller wrote.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -43,7 +44,7 @@ class Files:
                                           "give a folder, or s3://BUCKET/PREFIX") from None
 
     def put(self, path: str, data: bytes) -> None:
-        """Writes a file durably. Raises ResourceError `store_unavailable`."""
+        """Writes a file durably. Raises ResourceError `store_full`, `store_unavailable`."""
         try:
             obstore.put(self._store, path, data)
             if self.folder is not None:
@@ -84,4 +85,8 @@ def files_beside(db: str) -> str:
 
 
 def _unavailable(error: Exception) -> ResourceError:
-    return ResourceError("store_unavailable", f"the files of this server cannot be reached: {str(error).splitlines()[0][:160]}")
+    """`store_full` where a disk or a quota is, else `store_unavailable`; the library of the store tells a number of the system in its text only."""
+    text = str(error).strip() or type(error).__name__
+    full = any(getattr(error, "errno", None) == number or f"(os error {number})" in text for number in (errno.ENOSPC, errno.EDQUOT))
+    code, what = ("store_full", "have no room left") if full else ("store_unavailable", "cannot be reached")
+    return ResourceError(code, f"the files of this server {what}: {text.splitlines()[0][:160]}")
