@@ -149,11 +149,13 @@ def test_ours_trains_as_long_as_its_share_and_begins_a_stopped_stage_again(tmp_p
         if len(told) == 4:
             raise KeyboardInterrupt
 
-    arguments = (tmp_path, 10.0, ["--data", "scenes:40"], {}, mini_peers_ours.FROM_NOTHING, run)
+    def train() -> None:
+        mini_peers_ours.train(tmp_path, 10.0, ["--data", "scenes:40"], {}, mini_peers_ours.FROM_NOTHING, run)
+
     with pytest.raises(KeyboardInterrupt):
-        mini_peers_ours.train(*arguments)
+        train()
     assert mini_peers_ours.spent(tmp_path, mini_peers_ours.FROM_NOTHING) == {}
-    mini_peers_ours.train(*arguments)
+    train()
     assert [words[1] for words in told] == ["mini-contrastive"] * 2 + ["mini-autoencoder"] * 4 + ["mini-denoiser"] * 2
     steps = {words[1]: next(int(word[6:]) for word in words if word.startswith("steps=")) for words in told}
     assert 3440 < steps["mini-denoiser"] <= 3450                                       # (0.6 x 600 s - 15 s) x 640 / 64
