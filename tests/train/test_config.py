@@ -24,6 +24,8 @@ def test_shipped_recipes_are_valid_and_written_out_in_full_they_are_the_same(nam
     ({"stps": 3}, "mine.yaml: stps: is not a known key; did you mean steps?"),
     ({"optimizer": {"lrr": 1}}, "mine.yaml: optimizer.lrr: is not a known key; did you mean lr?"),
     ({"batch": 0}, "mine.yaml: batch: Input should be greater than 0, got '0'"),
+    ({"batch": 3_000_000_000}, "mine.yaml: batch: Input should be less than or equal to 65536, got '3000000000'"),
+    ({"data": {"size": 10**9}}, "mine.yaml: data.size: Input should be less than or equal to 4096"),
     ({"steps": "many"}, "mine.yaml: steps: Input should be a valid integer"),
     ({"prediction": "W()"}, "mine.yaml: prediction: no prediction is called 'W'"),
     ({"network": "UNetConfig(width=3)"}, "mine.yaml: network: UNetConfig has no field 'width'"),
@@ -57,6 +59,12 @@ def test_settings_go_on_top() -> None:
 def test_bad_settings(setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         read_recipe("toy", [setting])
+
+
+def test_a_file_that_nests_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("[" * 5000)
+    with pytest.raises(UsageError, match=r"deep.yaml: cannot be read as YAML"):
+        read_recipe(str(tmp_path / "deep.yaml"))
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:

@@ -104,7 +104,7 @@ class DataConfig(Strict):
     multiples of `step`, and an aspect ratio within 1/`ratio`..`ratio`; latents are then computed in every step. Held-out items are squares.
     """
 
-    size: Positive = 128
+    size: Annotated[int, Field(gt=0, le=4096)] = 128
     mode: Literal["crop", "pad", "bucket"] = "crop"
     step: Positive = 32
     ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
@@ -137,7 +137,7 @@ class RunConfig(Strict):
     name: str = "run"
     seed: NotNegative = 0
     steps: Positive
-    batch: Positive = 16
+    batch: Annotated[int, Field(gt=0, le=65_536)] = 16
     accumulate: Positive = 1
     precision: Literal["auto", "bf16", "float32"] = "auto"
     compile: bool = False
@@ -295,7 +295,7 @@ def read_recipe(recipe: str | Path, settings: Sequence[str] = ()) -> RunConfig:
         raise UsageError("unknown_recipe", f"no recipe {recipe[:80]!r}; {hint}known: {', '.join(recipe_names())}; or give the path of a YAML file")
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise UsageError("bad_recipe", f"{path.name}: cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UsageError("bad_recipe", f"{path.name}: must be a mapping of keys to values")
@@ -318,7 +318,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
             raise UsageError("bad_setting", f"--set {key}: {name} is a value and has no keys of its own")
     try:
         value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         value = text
     where[last] = text if isinstance(value, dict) and not text.strip().startswith("{") else value
 

@@ -79,7 +79,7 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
             read = yaml.safe_load(file.read_text("utf-8"))
         except FileNotFoundError:
             raise UsageError("file_not_found", f'there is no file "{file}"; give a YAML file of settings, or none') from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise UsageError("bad_config", f'cannot read "{file}" as YAML: {" ".join(str(error).split())[:160]}') from None
         if not isinstance(read, dict | None):
             raise UsageError("bad_config", f'"{file}" must hold keys and values, such as port: 8000')
