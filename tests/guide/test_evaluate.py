@@ -121,6 +121,46 @@ def test_g8_fused_is_two_passes_to_the_bit(models: dict[str, Denoiser | Classifi
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("guidance", MIXED, ids=repr)
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 5, 7)])
+def test_g8_samples_that_share_a_guidance_are_summed_as_one_to_the_bit(models: dict[str, Denoiser | ClassifierShift], guidance: Guidance,
+                                                                       shape: tuple[int, ...]) -> None:
+    """At one level and at several, beside neighbours of another kind: each has the bits of the weighted sum of its own branches, written out."""
+    x, level, conds = requests(7)
+    x = torch.randn(7, *shape, generator=torch.Generator().manual_seed(1))
+    level = level.take(torch.tensor([3, 3, 3, 0, 1, 3, 3]))
+    guidances: list[Guidance] = [*[guidance] * 5, CFG(2.5), guidance]
+    together, _ = evaluate(models, x, level, guidances, conds, micro_batch=16)
+    for i, each in enumerate(guidances):
+        mine = only(i, x, level, conds)
+        plan, parts = each.branches(float(mine[1].lam)), []
+        for branch in plan:
+            rows = {"cond": mine[2][branch.cond].pad(16)}
+            if branch.told is not None:
+                rows["cond"] = Cond({**rows["cond"], "guidance": torch.full((16,), branch.told)})
+            parts.append(models[branch.model](mine[0].expand(16, *shape).contiguous(), mine[1].take(torch.zeros(16, dtype=torch.long)),
+                                              rows["cond"])[:1])
+        total = parts[0] * plan[0].weight
+        for branch, part in zip(plan[1:], parts[1:], strict=True):
+            total = total + part * branch.weight
+        wanted = each.adjust(parts[0] if len(plan) == 1 and plan[0].weight == 1 else total, tuple(parts), mine[0], mine[1])
+        assert torch.equal(together[i].view(torch.int32), wanted[0].view(torch.int32))
+
+
+def test_what_may_adjust_says_so() -> None:
+    """`evaluate` leaves `adjust` out where `adjusts` is False, so a class that overrides the one must not inherit the other."""
+    class Own(CFG):
+        def adjust(self, x0: Tensor, parts: tuple[Tensor, ...], x: Tensor, level: Level) -> Tensor:
+            return x0 + 1
+
+    assert not any(guidance.adjusts for guidance in (NoGuidance(), CFG(3.0), AutoGuidance(2.0), ClassifierGuidance()))
+    assert all(guidance.adjusts for guidance in (Own(3.0), APG(3.0), CFG(3.0, then=(Rescale(0.7),))))
+    x, level, conds = requests(3)
+    double = {"main": lambda x, level, cond: 2 * x}
+    assert torch.equal(evaluate(double, x, level, [Own(3.0)] * 3, conds)[0], 2 * x * 3.0 + 2 * x * -2.0 + 1)
+
+
+@torch.no_grad()
 def test_g8_without_padding_it_is_the_same_up_to_rounding(models: dict[str, Denoiser | ClassifierShift]) -> None:
     x, level, conds = requests(len(MIXED))
     free, calls = evaluate(models, x, level, MIXED, conds)

@@ -4,7 +4,8 @@ N samples, each with its own level, guidance and conditions, need sum_i k_i bran
 a model sees (x, level, condition) rows and never knows whose they are. With `micro_batch` every call has exactly that many rows, the
 last one filled up by repetition. The shape a model sees is then always the same, and so are the bits of a row whatever its
 neighbours are: fused guidance equals two passes, and a batch equals its samples alone.
-Adjustments run on one sample at a time, since a reduction over a batch may sum in another order.
+Weighted sums are taken of many samples at once, number by number; adjustments run on one sample at a time, since a reduction over a batch
+may sum in another order.
 """
 
 from __future__ import annotations
@@ -49,14 +50,32 @@ def evaluate(models: Mapping[str, Denoise], x: Tensor, level: Level, guidances: 
     if count == 0:
         return x, torch.zeros(0, dtype=torch.long)
 
-    plans = [guidance.branches(lam) for guidance, lam in zip(guidances, level.lam.tolist())]
-    parts: list[list[Tensor]] = [[x[:0]] * len(plan) for plan in plans]
+    plans = _plans(guidances, level)
+    places: list[list[tuple[Tensor, int]]] = [[(x, 0)] * len(plan) for plan in plans]         # of each branch: an output, and the row of it
     for (name, _), rows in _by_model(plans).items():
         out = _call(_find(models, name, "model"), x, level, rows, conds, micro_batch)
         for i, row in enumerate(rows):
-            parts[row.sample][row.slot] = out[i : i + 1]
-    done = [_combine(guidances[i], plans[i], tuple(parts[i]), x[i : i + 1], level.take(torch.tensor([i]))) for i in range(count)]
-    return torch.cat(done), torch.tensor([len(plan) for plan in plans])
+            places[row.sample][row.slot] = (out, i)
+    done, first = [], 0
+    for last in range(1, count + 1):                       # neighbours with the same weights, whose rows lie side by side, are summed as one
+        size = last - first
+        if last == count or plans[last] != plans[first] or places[last] != [(out, i + size) for out, i in places[first]]:
+            run = slice(first, last)
+            parts = tuple(out[i : i + size] for out, i in places[first])
+            done.append(_combine(guidances[run], plans[first], parts, x[run], Level(level.alpha[run], level.sigma[run])))
+            first = last
+    return _joined(done), torch.tensor([len(plan) for plan in plans])
+
+
+def _plans(guidances: Sequence[Guidance], level: Level) -> list[tuple[Branch, ...]]:
+    """The branches of each sample; asked once where neighbours have one guidance and one level."""
+    plans: list[tuple[Branch, ...]] = []
+    before: tuple[Guidance, float] | None = None
+    for guidance, lam in zip(guidances, level.lam.tolist(), strict=True):
+        same = before is not None and before[0] is guidance and before[1] == lam
+        plans.append(plans[-1] if same else guidance.branches(lam))
+        before = guidance, lam
+    return plans
 
 
 def _by_model(plans: Sequence[tuple[Branch, ...]]) -> dict[tuple[str, bool], list[_Row]]:
@@ -74,12 +93,11 @@ def _call(model: Denoise, x: Tensor, level: Level, rows: Sequence[_Row], conds: 
     out, start = [], 0
     for size in sizes:
         some = rows[start : start + size]
-        padded = [row.sample for row in some] + [some[-1].sample] * (size - len(some))
-        index = torch.tensor(padded)
-        y = model(x[index.to(x.device)], level.take(index), _gather(some, conds).pad(size))  # (size, ...)
+        index = torch.tensor([row.sample for row in some] + [some[-1].sample] * (size - len(some)))
+        y = model(x.index_select(0, index.to(x.device)), level.take(index), _gather(some, conds).pad(size))  # (size, ...)
         out.append(y[: len(some)])
         start += size
-    return torch.cat(out)
+    return _joined(out)
 
 
 def _gather(rows: Sequence[_Row], conds: Mapping[str, Cond]) -> Cond:
@@ -87,18 +105,34 @@ def _gather(rows: Sequence[_Row], conds: Mapping[str, Cond]) -> Cond:
     indices: dict[str, list[int]] = {}
     for row in rows:
         indices.setdefault(row.branch.cond, []).append(row.sample)
-    cond = Cond.cat([_find(conds, name, "condition").take(index) for name, index in indices.items()])
+    parts = []
+    for name, index in indices.items():
+        whole = _find(conds, name, "condition")
+        parts.append(whole if index == list(range(whole.batch)) else whole.take(index))
+    cond = parts[0] if len(parts) == 1 else Cond.cat(parts)
     told = [row.branch.told for row in rows if row.branch.told is not None]                   # of all rows, or of none
     return Cond({**cond, "guidance": torch.tensor(told)}, cond.batch) if told else cond
 
 
-def _combine(guidance: Guidance, plan: tuple[Branch, ...], parts: tuple[Tensor, ...], x: Tensor, level: Level) -> Tensor:
-    if len(plan) == 1 and plan[0].weight == 1.0:
-        return guidance.adjust(parts[0], parts, x, level)
-    x0 = parts[0] * plan[0].weight
-    for branch, part in zip(plan[1:], parts[1:]):
-        x0 = x0 + part * branch.weight
-    return guidance.adjust(x0, parts, x, level)
+def _combine(guidances: Sequence[Guidance], plan: tuple[Branch, ...], parts: tuple[Tensor, ...], x: Tensor, level: Level) -> Tensor:
+    """The weighted sum of the branches of n samples, (n, ...) each, and what their guidances make of it."""
+    x0 = parts[0]
+    if len(plan) > 1 or plan[0].weight != 1.0:
+        x0 = x0 * plan[0].weight
+        for branch, part in zip(plan[1:], parts[1:], strict=True):
+            x0.add_(part * branch.weight)
+    if not any(guidance.adjusts for guidance in guidances):
+        return x0
+    adjusted = []
+    for i, guidance in enumerate(guidances):
+        one = slice(i, i + 1)
+        own = tuple(part[one] for part in parts)
+        adjusted.append(guidance.adjust(own[0] if x0 is parts[0] else x0[one], own, x[one], Level(level.alpha[one], level.sigma[one])))
+    return _joined(adjusted)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _find(table: Mapping[str, T], name: str, kind: str) -> T:

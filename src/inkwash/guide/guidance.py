@@ -55,6 +55,11 @@ class Guidance(Value, ABC):
         """x0 (1, ...) = the weighted sum of `parts`, in the order of `branches`, changed in a way that is not a weighted sum."""
         return x0
 
+    @property
+    def adjusts(self) -> bool:
+        """Whether `adjust` may change x0; where it does not, it need not be called."""
+        return type(self).adjust is not Guidance.adjust
+
     def bind(self, bounds: tuple[float, float] | None) -> Self:
         """The same guidance for a space of clean values in `bounds`; None is a latent space of unknown range.
 
@@ -113,6 +118,10 @@ class Contrast(Guidance):
         for adjustment in self.then:
             x0 = adjustment(x0, parts[0])
         return x0
+
+    @property
+    def adjusts(self) -> bool:
+        return bool(self.then) or type(self).adjust is not Contrast.adjust
 
     def bind(self, bounds: tuple[float, float] | None) -> Self:
         return dataclasses.replace(self, then=tuple(item.bind(bounds) for item in self.then))

@@ -80,8 +80,20 @@ def begin(programs: Sequence[Program]) -> State:
 
 def active(programs: Sequence[Program], state: State) -> Tensor:
     """The programs that are not done, (n,) long."""
-    rows = torch.tensor([program.plan.rows for program in programs])
-    return (state.row < rows).nonzero()[:, 0]
+    rows = enumerate(zip(programs, state.row.tolist(), strict=True))
+    return torch.tensor([i for i, (program, row) in rows if row < program.plan.rows], dtype=torch.long)
+
+
+def _rows(places: Sequence[tuple[Program, int]]) -> tuple[Level, Tensor, Tensor]:
+    """Level (n,), slope (n, 2) and weights (n, 2, COLUMNS) of rows of plans; one lookup when all are of one plan."""
+    plans, rows = [program.plan for program, _ in places], [row for _, row in places]
+    if all(plan is plans[0] for plan in plans):
+        index = torch.tensor(rows)
+        alpha, sigma, slope, weights = (table[index] for table in plans[0][1:])
+    else:
+        alpha, sigma, slope, weights = (torch.stack([table[row] for table, row in zip(tables, rows, strict=True)])
+                                        for tables in zip(*(plan[1:] for plan in plans), strict=True))
+    return Level(alpha, sigma), slope, weights
 
 
 def _noise(programs: Sequence[Program], rows: Sequence[int], weights: Tensor, like: Tensor) -> Tensor | None:
@@ -115,10 +127,7 @@ def tick(denoise: Denoise, programs: Sequence[Program], state: State) -> tuple[S
     part = state if len(index) == len(programs) else state.take(index)
     chosen, rows = [programs[i] for i in index.tolist()], part.row.tolist()
     places = list(zip(chosen, rows, strict=True))
-    level = Level(torch.stack([program.plan.alpha[row] for program, row in places]),
-                  torch.stack([program.plan.sigma[row] for program, row in places]))                          # (n,)
-    slope = torch.stack([program.plan.slope[row] for program, row in places])                                 # (n, 2)
-    weights = torch.stack([program.plan.weights[row] for program, row in places])                             # (n, 2, COLUMNS)
+    level, slope, weights = _rows(places)
     x0 = denoise(part.x, level, index)
     if x0.shape != part.x.shape:
         raise ValueError(f"the denoiser returned {tuple(x0.shape)} for x of {tuple(part.x.shape)}")
