@@ -41,7 +41,8 @@ CASES: dict[str, list[Call]] = {
                  lambda p: train(read_recipe("toy"), ["scenes:40"], None), lambda p: train(read_recipe("toy"), None, Path("nowhere")),
                  lambda p: train(read_recipe("toy"), ["scenes:40"], Path("nowhere"), resume=5), lambda p: read_recipe(None),
                  lambda p: evaluate(p, None, Options(REQUEST), None), lambda p: evaluate(p, [3], Options(REQUEST), None),
-                 lambda p: report(p.source, None, 3)],
+                 lambda p: report(p.source, None, 3), lambda p: load_extractor(None),
+                 lambda p: load_extractor("")],
     "bad_prompt": [lambda p: p([], output_type="pt"), lambda p: p((), output_type="pil"), lambda p: p(None), lambda p: p([None]),
                    lambda p: p("a cube", negative_prompt=torch.ones(2))],
     "bad_dtype": [lambda p: p.to("cpu", "float32"), lambda p: p.save_pretrained("unused", dtype=1), lambda p: p.to("cpu", torch.int8),
@@ -63,7 +64,6 @@ CASES: dict[str, list[Call]] = {
     "bad_setting": [lambda p: read_recipe("toy", None), lambda p: read_recipe("toy", [3])],
     "bad_count": [lambda p: Options(REQUEST, num=1.5)],
     "bad_number": [lambda p: Options(REQUEST, level=float("nan")), lambda p: Options(REQUEST, minutes=None)],
-    "unknown_extractor": [lambda p: load_extractor(None)],
     "unknown_library": [lambda p: compare(None)],
     "unknown_part": [lambda p: conform(3), lambda p: report(p.source, [])],
 }

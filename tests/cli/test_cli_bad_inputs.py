@@ -151,3 +151,16 @@ def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) ->
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in COMMANDS)
+
+
+SCENES = ["--data", "scenes:4", "--out"]
+
+
+@pytest.mark.parametrize("words", [[*SCENES, ""], ["--data", "", "--out", "run"], [*SCENES, "run", "--resume", ""], [*SCENES, "run", "--cache", ""],
+                                   [*SCENES, "a\0b"]])
+def test_an_empty_path_does_not_mean_the_present_folder(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "toy", *words]) == 2
+    assert "error[bad_path]" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from inkwash.cli.main import print_json, warn
 from inkwash.cli.settings import Options as Settings
 from inkwash.cli.settings import describe_model, first_request, load
 from inkwash.errors import UsageError
+from inkwash.io.path import as_path
 from inkwash.request import check_guidance, check_int
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def evaluate(
     *,
     data: Annotated[list[str], Parameter(negative=())],
     num: Annotated[str, Parameter(name=["--num", "-n"])] = "256",
-    report: Path | None = None,
+    report: str | None = None,
     against: str | None = None,
     curves: Annotated[bool, FLAG] = False,
     steps: str | None = None,
@@ -53,7 +54,7 @@ def evaluate(
     curve_steps: str = "5,10,20,40",
     curve_guidance: str = "1,2,3,5,8",
     curve_num: str = "128",
-    baseline: Path | None = None,
+    baseline: str | None = None,
     allow: str = "0.10",
     budget: Annotated[list[str] | None, Parameter(negative=())] = None,
     card: Annotated[bool, FLAG] = False,
@@ -134,6 +135,7 @@ def evaluate(
     quiet
         Print nothing but errors.
     """
+    place = None if report is None else as_path(report, "--report")
     settings = Settings(steps, sampler, spacing, guidance, None, seed, size)
     number = check_int(num, "--num", "bad_count", 2, MAX_NUM)
     limits = dict(_limit(text) for text in budget or ())
@@ -154,10 +156,10 @@ def evaluate(
     from inkwash.io.durable import write_text
     from inkwash.job import inert
 
-    before = read_result(baseline) if baseline is not None else None
+    before = read_result(as_path(baseline, "--baseline")) if baseline is not None else None
     points = _curves(curve_samplers, curve_steps, curve_guidance, curve_num) if curves else None
-    if report is not None:
-        _prepare(report)
+    if place is not None:
+        _prepare(place)
     features = load_extractor(extractor, device)
     texts = load_extractor(clip if clip.startswith("clip:") else f"clip:{clip}", device) if clip is not None else None
     if texts is not None and not isinstance(texts, TextExtractor):
@@ -177,29 +179,29 @@ def evaluate(
     try:
         with _progress(speak) as progress:
             found = run(pipeline, data, options, features, clip=texts, judge=(judge_name(), adherence), other=other,
-                        folder=report / CACHE if report is not None else None, progress=progress, say=_say if speak else lambda text: None, team=team)
+                        folder=place / CACHE if place is not None else None, progress=progress, say=_say if speak else lambda text: None, team=team)
     except KeyboardInterrupt:
-        if speak and report is not None:
-            _say(f'stopped; the same command goes on from what is in "{report / CACHE}"')
+        if speak and place is not None:
+            _say(f'stopped; the same command goes on from what is in "{place / CACHE}"')
         raise
     finally:
         team.close()
     if found is None:
         return 0
     result = as_json(found)
-    if report is not None:
+    if place is not None:
         from inkwash.evaluate.report.page import page
 
-        write_text(report / RESULT, text_of(result))
-        write_text(report / PAGE, page(found, pipeline))
+        write_text(place / RESULT, text_of(result))
+        write_text(place / PAGE, page(found, pipeline))
     if card:
         update_card(folder, result)
     if json:
         print_json(result)
     elif not quiet:
         print("\n".join(lines(found.metrics, result)))
-        if report is not None:
-            print(report / PAGE)
+        if place is not None:
+            print(place / PAGE)
     if before is not None:
         _tell(check_baseline(result, before, share), speak and not json)
     if limits:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,11 +16,11 @@ def train(
     /,
     *,
     data: Annotated[list[str], Parameter(negative=())],
-    out: Path,
+    out: str,
     set: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
-    resume: Path | None = None,
-    replay: Path | None = None,
-    cache: Path | None = None,
+    resume: str | None = None,
+    replay: str | None = None,
+    cache: str | None = None,
     accept_changes: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -50,6 +49,7 @@ def train(
     quiet
         Say nothing but errors.
     """
+    from inkwash.io.path import as_path
     from inkwash.recipes.preview import preview
     from inkwash.train.config import read_recipe
     from inkwash.train.run import replay as replay_run
@@ -58,13 +58,15 @@ def train(
     if not recipe:
         raise UsageError("unknown_recipe", "name a recipe")
     config = read_recipe(recipe, set or ())
+    folder, shared = as_path(out, "--out"), None if cache is None else as_path(cache, "--cache")
     if replay is not None:
-        for key, loss in replay_run(config, data, out, replay, cache=cache):
+        for key, loss in replay_run(config, data, folder, as_path(replay, "--replay"), cache=shared):
             print(f"{loss:12.6g}  {key}")
         return 0
-    command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", str(out)]
+    command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", out]
     command += [word for setting in set or () for word in ("--set", setting)]
-    result = run(config, data, out, resume=resume, accept_changes=accept_changes, command=command, quiet=quiet, cache=cache, preview=preview)
+    result = run(config, data, folder, resume=None if resume is None else as_path(resume, "--resume"), accept_changes=accept_changes,
+                 command=command, quiet=quiet, cache=shared, preview=preview)
     if result.stopped and not quiet:
         print(f"stopped at step {result.step} of {config.steps} and saved; go on with: {shlex.join(command)}", file=sys.stderr)
     return 128 + result.stopped if result.stopped else 0

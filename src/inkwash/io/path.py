@@ -13,8 +13,7 @@ LONGEST, LONGEST_NAME = 4096, 255                          # bytes that Linux ta
 def as_path(value: object, what: str) -> Path:
     """The path; `what` begins the sentence where it is none. Raises UsageError `bad_path`."""
     expect(value, (str, Path), what, "bad_path")
-    if value == "":                                        # often a variable of a shell that is not set
-        raise UsageError("bad_path", f"{what} is empty; name one, or . for the present folder")
+    _require_some(value, what)
     path = Path(value)  # type: ignore[arg-type]
     text = os.fsencode(path)
     if b"\0" in text or len(text) > LONGEST or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
@@ -24,9 +23,14 @@ def as_path(value: object, what: str) -> Path:
 
 def as_paths(value: object, what: str) -> list[str | Path]:
     """The paths, or the one path, with their weights (PATH*3). Raises UsageError `bad_path`."""
-    if isinstance(value, str | Path):
-        return [value]
-    expect(value, (list, tuple), what, "bad_path")
-    for one in value:  # type: ignore[attr-defined]
+    expect(value, (str, Path, list, tuple), what, "bad_path")
+    found = [value] if isinstance(value, str | Path) else list(value)  # type: ignore[call-overload]
+    for one in found:
         expect(one, (str, Path), f"a path of {what}", "bad_path")
-    return list(value)  # type: ignore[call-overload]
+        _require_some(one, f"a path of {what}")
+    return found
+
+
+def _require_some(value: object, what: str) -> None:
+    if value == "":                                        # often a variable of a shell that is not set
+        raise UsageError("bad_path", f"{what} is empty; name one, or . for the present folder")

@@ -28,6 +28,7 @@ from inkwash.evaluate.denoisers.latents import other_statistics
 from inkwash.evaluate.denoisers.probe import probe
 from inkwash.io.find import find_model, read_info
 from inkwash.io.foreign_info import is_foreign
+from inkwash.io.path import as_path
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.verify.claim import Claim, Finding, Report
@@ -76,7 +77,8 @@ def report(model: str | Path, only: str | None = None, data: str | Path | None =
     """
     start = time.perf_counter()
     expect(only, (str, NoneType), "only", "unknown_part")
-    expect(data, (str, Path, NoneType), "data", "bad_path")
+    if data is not None:
+        as_path(data, "data")
     folder = find_model(model)
     info = read_info(folder)
     names = [claim.name for claim in CLAIMS]

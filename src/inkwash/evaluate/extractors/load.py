@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from inkwash.device import parse_device
-from inkwash.errors import UsageError, expect
+from inkwash.errors import UsageError
 from inkwash.evaluate.extractors import clip, inception, network
 from inkwash.evaluate.extractors.features import Extractor
+from inkwash.io.path import as_path
 
 
 def load_extractor(text: str | Path, device: str | torch.device = "cpu") -> Extractor:
@@ -23,7 +24,7 @@ def load_extractor(text: str | Path, device: str | torch.device = "cpu") -> Extr
     and those of `inkwash.io`.
     """
     where = parse_device(device)
-    expect(text, (str, Path), "an extractor", "unknown_extractor")
+    as_path(text, "an extractor")
     text = str(text)
     if text == "ink":
         return network.load_ink(network.embedded(), "ink", where)
