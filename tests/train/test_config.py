@@ -24,6 +24,7 @@ def test_shipped_recipes_are_valid_and_written_out_in_full_they_are_the_same(nam
     ({"stps": 3}, "mine.yaml: stps: is not a known key; did you mean steps?"),
     ({"optimizer": {"lrr": 1}}, "mine.yaml: optimizer.lrr: is not a known key; did you mean lr?"),
     ({"batch": 0}, "mine.yaml: batch: Input should be greater than 0, got '0'"),
+    ({"seed": 10**22}, "mine.yaml: seed: Input should be less than or equal to 9223372036854775807"),
     ({"batch": 3_000_000_000}, "mine.yaml: batch: Input should be less than or equal to 65536, got '3000000000'"),
     ({"data": {"size": 10**9}}, "mine.yaml: data.size: Input should be less than or equal to 4096"),
     ({"steps": "many"}, "mine.yaml: steps: Input should be a valid integer"),

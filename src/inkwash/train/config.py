@@ -135,7 +135,7 @@ class RunConfig(Strict):
     buckets: ClassVar[bool] = False                                                     # whether batches may have shapes of their own
     task: str
     name: str = "run"
-    seed: NotNegative = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     steps: Positive
     batch: Annotated[int, Field(gt=0, le=65_536)] = 16
     accumulate: Positive = 1
