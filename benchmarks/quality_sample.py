@@ -2,12 +2,14 @@
 
 All compute in bfloat16: networks of diffusers in our fast form of them, those of lucidrains as they are but for the embedding of time, which stays
 in float32 (half as fast again as under autocast, and as near to float32). All see the same numbers of pictures and steps, and the same start noise
-by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do. Pictures are kept in parts, so that a stop loses little.
+by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do, and a peer's of latents, which have unit variance, to -8..8. Pictures
+are kept in parts, so that a stop loses little.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +38,7 @@ from inkwash.train.memory import keep
 from inkwash.value import parse
 
 PART, BATCH = 100, 50
+LATENTS = 8.0                                              # beyond what the embedded encoder says, not beyond what eps near pure noise makes of it
 
 
 class Theirs(nn.Module):
@@ -59,13 +62,14 @@ class Rounded(nn.Module):
 
 
 class Model(NamedTuple):
-    """A contestant ready to sample pictures of `size` x `size` pixels."""
+    """A contestant ready to sample pictures of `size` x `size` pixels; its x0 is clamped to -limit..limit."""
 
     denoiser: Denoiser
     schedule: Schedule
     codec: Codec
     conditioner: Conditioner
     size: int
+    limit: float
 
 
 class Way(NamedTuple):
@@ -79,14 +83,21 @@ class Way(NamedTuple):
 def ours(folder: Path) -> Model:
     """A finished model of ours."""
     pipe = Pipeline.from_pretrained(folder)
-    return Model(pipe.denoiser, pipe.schedule, pipe.codec, pipe.conditioner, pipe.info.sizes.default[0])
+    return Model(pipe.denoiser, pipe.schedule, pipe.codec, pipe.conditioner, pipe.info.sizes.default[0],
+                 1.0 if isinstance(pipe.codec, Pixels) else math.inf)
+
+
+def limit(codec: Codec) -> float:
+    """Of a peer's x0."""
+    return 1.0 if isinstance(codec, Pixels) else LATENTS
 
 
 def of_diffusers(weights: Path, config: UNet2DConfig, codec: Codec, conditioner: Conditioner, size: int) -> Model:
     """A network of diffusers that was trained as their examples do: eps, on linear betas."""
     same = config.build()
     same.load_state_dict(load_file(weights))
-    return Model(Denoiser(FastUNet2D(same.eval()), Eps(), coordinate=TimeIndex(Linear(), STEPS, -1.0)), Linear(), codec, conditioner, size)
+    denoiser = Denoiser(FastUNet2D(same.eval()), Eps(), coordinate=TimeIndex(Linear(), STEPS, -1.0))
+    return Model(denoiser, Linear(), codec, conditioner, size, limit(codec))
 
 
 def of_lucidrains(weights: Path, network: nn.Module, codec: Codec, size: int) -> Model:
@@ -94,7 +105,8 @@ def of_lucidrains(weights: Path, network: nn.Module, codec: Codec, size: int) ->
     network.load_state_dict(load_file(weights))
     betas = peers.lucidrains().sigmoid_beta_schedule(STEPS)
     schedule = Tabulated(tuple(betas.clamp(1e-12, 0.999).tolist()))
-    return Model(Denoiser(Theirs(network.eval()), V(), coordinate=TimeIndex(schedule, STEPS, -1.0)), schedule, codec, NoConditioner(), size)
+    denoiser = Denoiser(Theirs(network.eval()), V(), coordinate=TimeIndex(schedule, STEPS, -1.0))
+    return Model(denoiser, schedule, codec, NoConditioner(), size, limit(codec))
 
 
 def of_cifar10(name: str, weights: Path) -> Model:
@@ -142,6 +154,6 @@ def part(model: Model, way: Way, captions: Sequence[str], numbers: range) -> Ten
     def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
         some = {name: cond.take(index) for name, cond in conds.items()}
         found = evaluate(models, x, level, [guidances[int(i)] for i in index], some)[0].float()
-        return found.clamp(-1, 1) if isinstance(model.codec, Pixels) else found
+        return found.clamp(-model.limit, model.limit)
 
     return model.codec.decode(Clean(torch.stack([result.clean.x for result in run(denoise, programs)]))).contiguous()
