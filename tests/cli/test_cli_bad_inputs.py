@@ -157,6 +157,7 @@ SCENES = ["--data", "scenes:4", "--out"]
 
 
 @pytest.mark.parametrize("words", [[*SCENES, ""], ["--data", "", "--out", "run"], [*SCENES, "run", "--resume", ""], [*SCENES, "run", "--cache", ""],
+                                   [*SCENES, "a\udcff"],
                                    [*SCENES, "a\0b"]])
 def test_an_empty_path_does_not_mean_the_present_folder(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                         capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def keep() -> bool:
         del torch_sized
     library.mallopt(_PAD, 64 << 20)
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text("utf-8", "surrogateescape").splitlines():
         if line.endswith("[heap]"):
             start, end = (int(part, 16) for part in line.split()[0].split("-"))
             first = (start + _PAGE - 1) // _PAGE * _PAGE

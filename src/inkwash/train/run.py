@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,8 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
     """
     data, out = as_paths(data, "data"), as_path(out, "out")
     expect(config, RunConfig, "config", "bad_recipe")
+    if "\ufffd" in os.fsencode(out).decode("utf-8", "replace"):
+        raise UsageError("bad_path", f"out is {str(out)[:200]!r}; TensorBoard writes to names in UTF-8 only, give another one")
     resume = None if resume is None else as_path(resume, "resume")
     out.mkdir(parents=True, exist_ok=True)
     group = Group()
