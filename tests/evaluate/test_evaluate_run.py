@@ -22,7 +22,7 @@ from inkwash.evaluate.measure import METRICS
 from inkwash.evaluate.report.card import told, update_card
 from inkwash.evaluate.report.page import page
 from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of
-from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of
+from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of, written
 from inkwash.io.find import read_info
 from inkwash.io.folder import load_info, model_hash
 from inkwash.pipeline import Pipeline
@@ -247,3 +247,8 @@ def test_data_without_captions_is_refused(pipeline: Pipeline, extractor: Network
     with pytest.raises(DataError) as caught:
         evaluate(pipeline, [folder], Options(SMALL, num=16, held_out="all", bits=0), extractor)
     assert caught.value.code == "no_captions"
+
+
+def test_a_name_that_is_not_utf8_can_be_written() -> None:
+    assert written("caf\udce9").encode("utf-8") == b"caf\\udce9"
+    assert written("café") == "café"

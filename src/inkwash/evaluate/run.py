@@ -296,7 +296,7 @@ def _about(pipeline: Pipeline, data: Sequence[str | Path], source: Source, parts
         "other": None if other is None else {**_model(other[0]), "settings": _settings(other[1])},
         "extractors": {kind: {"name": found.name, "hash": found.hash, "dim": found.dim} for kind, found in named.items()},
         "judge": None if judge is None else judge[0],
-        "data": {"names": [Path(str(path)).name for path in data], "fingerprint": source.fingerprint, "reference": options.reference,
+        "data": {"names": [written(Path(str(path)).name) for path in data], "fingerprint": source.fingerprint, "reference": options.reference,
                  "reference_fingerprint": parts.reference(options.reference).fingerprint, "num_reference": len(parts.reference(options.reference)),
                  "num_train": 0 if parts.train is None else len(parts.train), "held_out": parts.rule, "fit": options.mode},
         "level": options.level, "nfe": float(main.samples.nfe.double().mean()),
@@ -304,6 +304,11 @@ def _about(pipeline: Pipeline, data: Sequence[str | Path], source: Source, parts
         "processes": team.world, "threads": torch.get_num_threads(), "device": pipeline.device.type,
         "dtype": str(pipeline.dtype).removeprefix("torch."), "determinism": pipeline.determinism,
     }
+
+
+def written(name: str) -> str:
+    """The name of a file, which need not be UTF-8, as text that can be written."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _model(pipeline: Pipeline) -> dict[str, Any]:
