@@ -49,7 +49,7 @@ CASES = [
     (["generate", "x", "y"], 2, "usage", "inkwash generate --help"),
     (["generate", "a", "red", "cube"], 2, "usage", 'into quotes: "a b c"'),
     (["generate", "-a red cube"], 2, "usage", "inkwash generate -- '-a red cube'"),
-    (["generate", "x", "--model", "x" * 300], 2, "bad_path", "File name too long"),
+    (["generate", "x", "--model", "x" * 300], 2, "bad_path", "each of its names 255"),
     (["generate", "x", "--model", "TINY", "-o", "x" * 300 + ".png"], 2, "bad_path", "File name too long"),
     (["generate", "x", "--steps"], 2, "usage", "--steps requires an argument"),
     (["generat", "x"], 2, "usage", "did you mean generate?"),

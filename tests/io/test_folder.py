@@ -122,10 +122,12 @@ def test_T27_a_pickle_under_the_name_of_safetensors_is_refused(copy: Path) -> No
 
 def test_models_are_found_by_folder_and_unknown_ones_list_the_known(tiny_model: Path, tmp_path: Path) -> None:
     assert find_model(tiny_model) == tiny_model
-    for wrong in ("nope", "../etc", "", str(tmp_path), "a/b"):
+    for wrong in ("nope", "../etc", ".", str(tmp_path), "a/b"):
         with pytest.raises(CheckpointError, match="known") as caught:
             find_model(wrong)
         assert caught.value.exit_code == 4
+    with pytest.raises(UsageError, match="the model is empty"):
+        find_model("")
 
 
 def test_sizes_say_what_is_allowed() -> None:

@@ -24,7 +24,7 @@ def find_model(name: str | Path) -> Path:
 
     Raises CheckpointError `model_not_found`, which lists the known names; UsageError `bad_path` for what is neither.
     """
-    path = as_path(name, "a model")
+    path = as_path(name, "the model")
     text = str(path)
     embedded = MODELS / text
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) and (embedded / INFO).is_file():

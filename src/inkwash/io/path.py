@@ -17,7 +17,8 @@ def as_path(value: object, what: str) -> Path:
     path = Path(value)  # type: ignore[arg-type]
     text = os.fsencode(path)
     if b"\0" in text or len(text) > LONGEST or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
-        raise UsageError("bad_path", f"{what} must be a path that can exist, got {str(path)[:60]!r} of {len(text)} bytes")
+        raise UsageError("bad_path", f"{what} must be a path that can exist, got {str(path)[:60]!r} of {len(text)} bytes; "
+                                     f"a path has at most {LONGEST} bytes, each of its names {LONGEST_NAME}, and none is NUL")
     return path
 
 
