@@ -13,7 +13,7 @@ from inkwash.cond import Cond
 from inkwash.errors import UsageError
 from inkwash.serve import Engine
 from inkwash.serve.embeddings import Embeddings, encoder_hash
-from test_pipeline_exact import Named
+from test_pipeline_exact import Named, ask, exact
 
 ASK = Request("a small red cube", "two cones", seed=7, steps=2, sampler="ddim", guidance=3.0, width=32, height=32)
 
@@ -88,6 +88,9 @@ def test_the_hash_of_an_encoder_is_that_of_its_weights(tiny_model: Path, strange
     one, again, other = (Pipeline.from_pretrained(folder).conditioner for folder in (tiny_model, tiny_model, stranger_model))
     assert encoder_hash(one) == encoder_hash(again) != encoder_hash(other)
     assert encoder_hash(Named()) != encoder_hash(one)
+    again.tokenizer.length -= 1                            # type: ignore[union-attr, operator]
+    assert encoder_hash(one) != encoder_hash(again)
+    again.tokenizer.length += 1                            # type: ignore[union-attr, operator]
     with torch.no_grad():
         next(again.parameters()).view(-1)[0] += 1
     assert encoder_hash(one) != encoder_hash(again)
@@ -110,6 +113,25 @@ def test_O5_cached_or_not_the_same_bytes(tiny_model: Path) -> None:
     assert all(finished.image is not None and torch.equal(finished.image.pixels, plain.pixels) and finished.image.nfe == 4 for finished in made)
     assert engine.rows_done == 8
     assert len(calls) == 4                                 # prompt and negative prompt, for each of two tenants
+
+
+def test_engines_share_a_cache_that_is_empty_yet() -> None:
+    cache, pipe = Embeddings(3), exact()
+    engines = [Engine(pipe, embeddings=cache) for _ in range(2)]
+    assert all(engine.embeddings is cache for engine in engines)
+    for engine in engines:
+        engine.submit(ask("cat"))
+        engine.run()
+    assert cache.hits > 0
+
+
+def test_a_ticket_is_checked_though_its_image_is_kept() -> None:
+    engine = Engine(exact(), results=1)
+    engine.submit(ask("cat"))
+    engine.run()
+    for wrong in ({"deadline_sec": -1.0}, {"priority": "high"}, {"key": None}):
+        with pytest.raises(UsageError):
+            engine.submit(ask("cat"), **wrong)  # type: ignore[arg-type]
 
 
 def test_results_are_not_kept_unless_asked(tiny_model: Path) -> None:

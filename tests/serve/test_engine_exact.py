@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from engine_mix import mixed, pixel_hash
 
+from test_pipeline_exact import ask, exact
+
 SIZES = [(32, 32), (48, 32), (16, 16)]
 ASK = Request("a small red cube", "two cones", seed=7, steps=6, sampler="dpmpp_2m_sde", guidance=3.0, width=32, height=32)
 
@@ -205,3 +207,22 @@ def test_an_error_of_the_model_leaves_every_ticket_as_it_was(tiny_model: Path, a
     [finished] = engine.run()
     assert finished.image is not None
     assert (pixel_hash(finished.image), finished.image.nfe) == alone[ASK]
+
+
+def test_a_picture_whose_decoding_failed_is_decoded_at_the_next_tick() -> None:
+    pipe = exact()
+    engine, decode = Engine(pipe), pipe.codec.decode
+    engine.submit(ask("cat", steps=1, guidance=1.0))
+
+    def fail(clean: object) -> None:
+        raise RuntimeError("out of memory")
+
+    pipe.codec.decode = fail  # type: ignore[method-assign, assignment]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            engine.tick()
+    later = engine.submit(ask("cat", steps=2, guidance=1.0))
+    pipe.codec.decode = decode  # type: ignore[method-assign]
+    first, second = engine.run()
+    assert (first.image is not None, second.ticket is later) == (True, True)
+    assert engine.rows_done == 3

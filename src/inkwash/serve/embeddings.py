@@ -66,11 +66,11 @@ class Embeddings:
 
 
 def encoder_hash(conditioner: nn.Module) -> str:
-    """SHA-256 of all that decides a conditioner's answers: its class, its tensors and its tokenizer."""
+    """SHA-256 of all that decides a conditioner's answers and where they are: its class, its tensors, their device and its tokenizer."""
     total = hashlib.sha256(type(conditioner).__qualname__.encode())
     for name, tensor in sorted(conditioner.state_dict().items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.device.type}".encode())
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     tokenizer = getattr(conditioner, "tokenizer", None)
-    total.update(b"" if tokenizer is None else tokenizer.text().encode())
+    total.update(b"" if tokenizer is None else f"{tokenizer.length} {tokenizer.names} {tokenizer.text()}".encode())
     return total.hexdigest()

@@ -53,7 +53,7 @@ class Engine:
         self.rows = check_int(rows, "rows", "bad_value", 1, 4096)
         self.queue = check_int(queue, "queue", "bad_value", 1, 1_000_000)
         self.patience = check_int(patience, "patience", "bad_value", 1, 1_000_000)
-        self.embeddings = embeddings or Embeddings()
+        self.embeddings = Embeddings() if embeddings is None else embeddings    # an empty one is false
         self.results = Results(check_int(results, "results", "bad_value", 0, 1_000_000))
         self.clock = clock
         self.rate = Rate()
@@ -97,8 +97,8 @@ class Engine:
         with `retry_sec`): `queue_full`, `deadline_unreachable`, `engine_closed`. A refused request leaves nothing behind.
         """
         self._require_room()
+        priority = _checked(key, deadline_sec, priority)
         job = prepare(self.pipeline, request)
-        expect(key, str, "key")
         known = self.results.get(key, request)
         if known is not None:
             ticket = self._ticket(job, key, None, priority)
@@ -114,7 +114,7 @@ class Engine:
         """
         self._require_room()
         expect(data, bytes, "what was suspended")
-        expect(key, str, "key")
+        priority = _checked(key, deadline_sec, priority)
         job = unpack(self.pipeline, data)
         if of is not None and job.request != of:
             raise CheckpointError("other_request", "what was suspended is another request than this one; submit this one again")
@@ -168,7 +168,7 @@ class Engine:
     def tick(self) -> list[Finished]:
         """One step of the best tickets, and what has ended since the last tick. Without live tickets nothing is computed.
 
-        An error of the model leaves every ticket as it was before.
+        An error of the model leaves every ticket as it was before; one whose decoding failed is decoded at the next tick.
         """
         ended, self._ready = self._ready, []
         now = self.clock()
@@ -177,13 +177,16 @@ class Engine:
                 ticket.status = "expired"
                 self._remove(ticket)
                 ended.append(Finished(ticket, "expired", None, now - ticket.arrived))
-        if not self._live:
-            return ended
+        began = time.perf_counter()
         try:
-            return ended + self._advance(self._choose())
+            chosen = self._choose()
+            spent = self._advance(chosen) if chosen else 0
+            ended += self._deliver()
         except BaseException:
             self._ready = ended + self._ready              # what has ended is still to be told
             raise
+        self.rate.add(spent, time.perf_counter() - began)
+        return ended
 
     def run(self) -> list[Finished]:
         """Ticks until nothing is live. Returns all that has ended."""
@@ -194,16 +197,17 @@ class Engine:
 
     def _choose(self) -> list[Ticket]:
         """The tickets of the next tick."""
-        self.ticks += 1
+        waiting = [ticket for ticket in self._live.values() if not ticket.job.done]
+        self.ticks += bool(waiting)
         rank = None if self.ticks % self.patience == 0 else self._rank
-        return choose(self._live.values(), rank, lambda ticket: ticket.job.rows[ticket.step], lambda ticket: ticket.job.program.x.shape, self.rows)
+        return choose(waiting, rank, lambda ticket: ticket.job.rows[ticket.step], lambda ticket: ticket.job.program.x.shape, self.rows)
 
     def _rank(self, ticket: Ticket) -> tuple[float, float]:
         due = math.inf if ticket.deadline is None else ticket.deadline - self.clock()
         return -ticket.priority, self.policy.rank(Standing(ticket.left, due, self._served[ticket.key]))
 
-    def _advance(self, chosen: Sequence[Ticket]) -> list[Finished]:
-        began = time.perf_counter()
+    def _advance(self, chosen: Sequence[Ticket]) -> int:
+        """One row of each. Returns the network rows spent."""
         for ticket in chosen:
             if ticket.job.conds is None:
                 condition(self.pipeline, [ticket.job], self._encoder(ticket.key))
@@ -215,11 +219,13 @@ class Engine:
         for ticket in chosen:
             self._served[ticket.key] += ticket.job.rows[ticket.step - 1]
         self.rows_done += spent
-        done = [ticket for ticket in chosen if ticket.job.done]
-        made = images(self.pipeline, [ticket.job for ticket in done])
-        self.rate.add(spent, time.perf_counter() - began)
+        return spent
+
+    def _deliver(self) -> list[Finished]:
+        """The end of the tickets whose rows are all done."""
+        done = [ticket for ticket in self._live.values() if ticket.job.done]
         ended = []
-        for ticket, image in zip(done, made, strict=True):
+        for ticket, image in zip(done, images(self.pipeline, [ticket.job for ticket in done]), strict=True):
             ticket.status = "done"
             self._remove(ticket)
             self.results.put(ticket.key, image)
@@ -241,11 +247,7 @@ class Engine:
                           self.rate.seconds(min(ticket.left for ticket in self._live.values())))
 
     def _admit(self, job: Job, key: str, deadline_sec: float | None, priority: int) -> Ticket:
-        priority = check_int(priority, "priority", "bad_value", -1_000_000, 1_000_000)
         if deadline_sec is not None:
-            expect(deadline_sec, (int, float), "deadline_sec", "bad_deadline")
-            if not (math.isfinite(deadline_sec) and deadline_sec > 0):
-                raise UsageError("bad_deadline", f"deadline_sec must be a finite number above 0, got {deadline_sec}")
             wait = self.wait_sec(job.left, key=key, deadline_sec=deadline_sec, priority=priority)
             if wait > deadline_sec:
                 raise Refused("deadline_unreachable", f"this would be done in about {wait:.1f} s, after its deadline of {deadline_sec:g} s; "
@@ -263,3 +265,13 @@ class Engine:
         del self._live[ticket.number]
         if not any(other.key == ticket.key for other in self._live.values()):
             del self._served[ticket.key]
+
+
+def _checked(key: object, deadline_sec: float | None, priority: object) -> int:
+    """The priority. Raises UsageError for what cannot be a ticket's key, deadline or priority."""
+    expect(key, str, "key")
+    if deadline_sec is not None:
+        expect(deadline_sec, (int, float), "deadline_sec", "bad_deadline")
+        if not (math.isfinite(deadline_sec) and deadline_sec > 0):
+            raise UsageError("bad_deadline", f"deadline_sec must be a finite number above 0, got {deadline_sec}")
+    return check_int(priority, "priority", "bad_value", -1_000_000, 1_000_000)
