@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "sample": {"sample", *MATHS},
     "guide": {"guide", *MATHS},
     "nn": {"nn"},
-    "data": {"data"},
+    "data": {"data", "io"},
     "denoiser": MATHS | {"nn"},
 }
 HIGH = {"pipeline", "train", "distill", "evaluate", "verify", "serve", "recipes", "cli", "interop"}

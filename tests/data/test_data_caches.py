@@ -1,6 +1,10 @@
 """Caches: complete or absent, one per key, and what they hold is what the encoder gave."""
 
-import json
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +31,20 @@ def squares(calls: list[range]):
 def test_an_array_is_computed_once_per_key(tmp_path: Path) -> None:
     calls: list[range] = []
     for _ in range(2):
-        array = cached_array(tmp_path / "a.npy", "key", 10, (2,), "int32", squares(calls), chunk=4)
+        array = cached_array(tmp_path / "a-key", 10, (2,), "int32", squares(calls), chunk=4)
         assert np.array_equal(array[:, 1], np.arange(10) ** 2)
         assert array.dtype == np.int32
     assert calls == [range(4), range(4, 8), range(8, 10)]
-    for key, count in (("other", 10), ("other", 9)):
-        cached_array(tmp_path / "a.npy", key, count, (2,), "int32", squares(calls), chunk=4)
+    for name, count in (("a-other", 10), ("a-key", 9)):
+        cached_array(tmp_path / name, count, (2,), "int32", squares(calls), chunk=4)
     assert len(calls) == 9
     with pytest.raises(ValueError):
         array[0] = 1                                                                    # read-only
+    assert cached_array(tmp_path / "none", 0, (2,), "int32", squares([])).shape == (0, 2)
 
 
-def test_an_interrupted_build_is_never_taken_for_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, calls = tmp_path / "a.npy", []
+def test_what_an_interrupted_build_had_finished_is_found_again(tmp_path: Path) -> None:
+    folder, calls, told = tmp_path / "a-key", [], []
 
     def dies(rows: range) -> np.ndarray:
         if rows.start >= 8:
@@ -47,19 +52,70 @@ def test_an_interrupted_build_is_never_taken_for_complete(tmp_path: Path, monkey
         return squares([])(rows)
 
     with pytest.raises(KeyboardInterrupt):
-        cached_array(path, "key", 12, (2,), "int32", dies, chunk=4)
-    assert not path.exists()
-    cached_array(path, "key", 12, (2,), "int32", squares(calls), chunk=4)
-    assert len(calls) == 3
-    monkeypatch.setattr(arrays, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):                                              # dies between the data and its manifest
-        cached_array(path, "new", 12, (2,), "int32", squares([]), chunk=4)
-    monkeypatch.undo()
-    cached_array(path, "key", 12, (2,), "int32", squares(calls), chunk=4)
+        cached_array(folder, 12, (2,), "int32", dies, chunk=4)
+    cached_array(folder, 12, (2,), "int32", squares(calls), chunk=4, progress=lambda *now: told.append(now))
+    assert calls == [range(8, 12)]
+    assert told == [(8, 12, "a"), (12, 12, "a")]
+    marks = sorted(folder.glob("*.json"))
+    marks[0].write_bytes(b"")                                                           # killed before its note
+    marks[1].write_bytes(marks[1].read_bytes()[:-1])                                    # or in it
+    cached_array(folder, 12, (2,), "int32", squares(calls), chunk=4)
+    assert calls[1:] == [range(4), range(4, 8)]
+    (folder / "rows.npy").write_bytes((folder / "rows.npy").read_bytes()[:-8])          # cut short afterwards
+    assert cached_array(folder, 12, (2,), "int32", squares(calls), chunk=4)[11, 1] == 121
     assert len(calls) == 6
-    path.write_bytes(path.read_bytes()[:-8])                                            # cut short afterwards
-    assert cached_array(path, "key", 12, (2,), "int32", squares(calls), chunk=4)[11, 1] == 121
-    assert len(calls) == 9
+    assert not list(folder.glob(".partial*"))
+
+
+def test_long_arrays_have_few_pieces_of_whole_chunks(tmp_path: Path) -> None:
+    calls: list[range] = []
+    array = cached_array(tmp_path / "a", 5003, (2,), "int64", squares(calls), chunk=3)
+    assert np.array_equal(array[:, 1], np.arange(5003) ** 2)
+    assert [rows.start for rows in calls] == list(range(0, 5003, 3)), "chunks begin where they do without pieces"
+    assert len(list((tmp_path / "a").glob("*.json"))) == 239
+
+
+def helper(folder: str, slow: str) -> None:
+    """One of several processes that want the same array; a slow one is killed in its second chunk."""
+    def compute(rows: range) -> np.ndarray:
+        if slow and rows.start:
+            Path(folder, f"stuck-{slow}").touch()
+            time.sleep(600)
+        time.sleep(0.02)
+        print(rows.start, flush=True)
+        return np.sqrt(np.arange(rows.start, rows.stop, dtype=np.float64))[:, None]
+
+    array = cached_array(Path(folder) / "a-key", 40, (1,), "float64", compute, chunk=4)
+    print("sum", hashlib.sha256(array.tobytes()).hexdigest(), flush=True)
+
+
+def start(folder: Path, slow: str = "") -> subprocess.Popen[str]:
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_data_caches import helper; helper({str(folder)!r}, {slow!r})"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_processes_share_the_work_and_a_killed_one_blocks_nobody(tmp_path: Path) -> None:
+    killed = start(tmp_path, slow="x")
+    until(lambda: (tmp_path / "stuck-x").exists())
+    both = [start(tmp_path) for _ in range(2)]
+    until(lambda: sum(mark.stat().st_size > 0 for mark in (tmp_path / "a-key").glob("*.json")) == 9)
+    assert [process.poll() for process in both] == [None, None], "they wait for the last piece"
+    killed.kill()
+    assert killed.communicate()[0].split() == ["0"]
+    said = [process.communicate(timeout=100)[0].split() for process in both]
+    assert len({words[-1] for words in said}) == 1
+    done = [int(word) for words in said for word in words[:-2]]
+    assert sorted(done) == list(range(4, 40, 4)), "the rest was computed once, the piece of the killed process too"
+    alone = cached_array(tmp_path / "alone", 40, (1,), "float64", lambda rows: np.sqrt(np.arange(rows.start, rows.stop))[:, None], chunk=4)
+    assert (tmp_path / "alone" / "rows.npy").read_bytes() == (tmp_path / "a-key" / "rows.npy").read_bytes()
+    assert hashlib.sha256(alone.tobytes()).hexdigest() == said[0][-1]
 
 
 def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +123,10 @@ def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(arrays.os, "posix_fallocate", full)
-    with pytest.raises(ResourceError, match=r"0\.4 MiB") as caught:
-        cached_array(tmp_path / "a.npy", "key", 50_000, (2,), "int32", squares([]))
+    with pytest.raises(ResourceError, match=r"needs 0\.4 MiB") as caught:
+        cached_array(tmp_path / "a-key", 50_000, (2,), "int32", squares([]))
     assert (caught.value.code, caught.value.exit_code) == ("disk_full", 5)
+    assert [path.name for path in (tmp_path / "a-key").iterdir()] == [".lock"], "nothing takes the room that is left"
 
 
 def test_latents_follow_batches_and_flips_and_encoders(tmp_path: Path) -> None:
@@ -148,12 +205,17 @@ def test_buckets_cover_every_item_each_epoch_and_ranks_agree(tmp_path: Path) -> 
         assert len(found) >= 3
 
 
-def test_manifests_are_plain_json(tmp_path: Path) -> None:
-    notes: dict[str, object] = {"seen": 3}
-    cached_array(tmp_path / "a.npy", "key", 4, (2,), "float32", squares([]), notes=notes)
-    stored = json.loads((tmp_path / "a.npy.json").read_text())
-    assert stored["shape"] == [4, 2]
-    assert stored["bytes"] == (tmp_path / "a.npy").stat().st_size
-    again: dict[str, object] = {}
-    cached_array(tmp_path / "a.npy", "key", 4, (2,), "float32", squares([]), notes=again)
-    assert again == {"seen": 3}
+def test_what_was_said_of_rows_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
+    def compute(rows: range) -> np.ndarray:
+        notes.update({row: f"no {row}" for row in rows if row == 5})
+        return squares(calls)(rows)
+
+    calls: list[range] = []
+    for _ in range(2):
+        notes: dict[int, str] = {}
+        cached_array(tmp_path / "a", 12, (2,), "int32", compute, chunk=4, notes=notes)
+        assert notes == {5: "no 5"}
+    assert len(calls) == 3
+    arrays.forget(tmp_path / "a")
+    cached_array(tmp_path / "a", 12, (2,), "int32", compute, chunk=4, notes=notes)
+    assert calls[3:] == [range(4, 8)]

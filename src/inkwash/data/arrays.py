@@ -1,139 +1,171 @@
-"""Arrays computed once and kept on disk as memory-mapped .npy files.
+"""Arrays computed once and kept on disk, by as many processes as need them.
 
-An array is complete when its manifest says so: the data is written under another name, synced, moved into place, and only then the
-manifest is written the same way. A run that dies in between leaves a file that the next run ignores. One process computes at a time.
+    pixels-128-KEY/  rows.npy  00000000-00000256.json  00000256-00000512.json  ...
+
+`rows.npy` has its whole size from the start, and the rows are computed in pieces. The file named after a piece is its lock and then, once its
+rows are on the disk, the note that says so. A process takes the pieces that nobody is at and then waits for the others. So processes share the
+work without knowing of one another, the lock of a killed one is free, and what it had finished is found again. Where pieces begin depends on
+nothing but the number of rows, and so do the bytes. The name of the folder has the key: all that the values depend on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from inkwash.errors import ResourceError
+from inkwash.io.durable import PARTIAL, space_for, with_sync
 
 try:
     import fcntl
-except ImportError:                                                                     # Windows: two builders do the work twice, safely
+except ImportError:                                                                     # Windows: two processes do the work twice, safely
     fcntl = None  # type: ignore[assignment]
 
 Progress = Callable[[int, int, str], None]                                              # done, total, what
+PIECES = 256                                                                            # at most, for arrays of any length
+ROWS = "rows.npy"
 
 
 def cached_array(
-    path: Path,
-    key: str,
+    folder: Path,
     count: int,
     shape: tuple[int, ...],
     dtype: str,
     compute: Callable[[range], np.ndarray],
     *,
     chunk: int = 64,
-    notes: MutableMapping[str, Any] | None = None,
+    notes: MutableMapping[int, str] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """The array (count, *shape) at `path`, read-only and memory-mapped: the stored one if its manifest has this key, else computed now.
+    """The array (count, *shape) in `folder`, read-only and memory-mapped; what is not there yet is computed.
 
-    `compute(range)` returns the rows of one chunk. What it puts in `notes` (JSON) is stored beside the array and given back on reuse.
+    `compute(range)` returns `chunk` rows, fewer at the end. `notes` are what it says of single rows: they are kept, and given back on reuse.
     Raises ResourceError `disk_full`, `cache_permission`.
     """
-    path = Path(path)
-    manifest = {"format": 1, "key": key, "shape": [count, *shape], "dtype": np.dtype(dtype).str}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
-            stored = read_manifest(path)
-            if stored is not None and {name: stored.get(name) for name in manifest} == manifest and path.stat().st_size == stored["bytes"]:
-                if notes is not None:
-                    notes.update(stored["notes"])
-            else:
-                _fill(path, manifest, (count, *shape), dtype, compute, chunk, {} if notes is None else notes, progress)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cache_permission"
-        size = math.prod((count, *shape)) * np.dtype(dtype).itemsize / 2**20
-        raise ResourceError(code, f"cannot write the cache {str(path)!r} of {size:.1f} MiB: {error.strerror}; "
-                                  "make room or name another cache folder") from error
     if count == 0:
         return np.zeros((0, *shape), dtype=dtype)
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    size = chunk * -(-count // (chunk * PIECES))
+    pieces = {folder / f"{first:08d}-{min(first + size, count):08d}.json": range(first, min(first + size, count)) for first in range(0, count, size)}
+    notes = {} if notes is None else notes
+
+    def tell() -> None:
+        if progress is not None:
+            progress(sum(len(pieces[mark]) for mark in _finished(pieces)), count, folder.name.rpartition("-")[0])
+
+    size_bytes = math.prod((count, *shape)) * np.dtype(dtype).itemsize
+    try:
+        with space_for(folder, size_bytes, "what was computed so far is kept"):
+            folder.mkdir(parents=True, exist_ok=True)
+            _make_room(folder, (count, *shape), np.dtype(dtype))
+            tell()
+            for wait in (False, True):
+                for mark, rows in list(pieces.items()):
+                    said = _read(mark)
+                    if said is None:
+                        said = _compute(mark, rows, compute, chunk, notes, wait)
+                        tell()
+                    notes.update(said or {})
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise ResourceError("cache_permission", f"cannot write the cache {str(folder)!r} of {size_bytes / 2**20:.1f} MiB: {error.strerror}; "
+                                                "allow writing or name another cache folder") from error
+    array: np.ndarray = np.load(folder / ROWS, mmap_mode="r", allow_pickle=False)
     return array
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of the array at `path`, or None when there is no complete array."""
+def _finished(marks: Iterable[Path]) -> list[Path]:
+    """The marks of pieces whose rows are on the disk."""
+    return [mark for mark in marks if mark.is_file() and mark.stat().st_size]
+
+
+def forget(folder: Path) -> None:
+    """Pieces of which something was said are computed again when the array is asked for next."""
+    for mark in folder.glob("*.json"):
+        if _read(mark):
+            mark.unlink(missing_ok=True)
+
+
+def _read(mark: Path) -> dict[int, str] | None:
+    """What was said of the rows of a finished piece; None for one that is not finished, or whose mark is cut."""
     try:
-        loaded = json.loads(_manifest_path(path).read_text())
-    except (FileNotFoundError, ValueError):
+        return {int(row): str(text) for row, text in json.loads(mark.read_bytes()).items()}
+    except (FileNotFoundError, ValueError, AttributeError):
         return None
-    return loaded if isinstance(loaded, dict) and path.is_file() else None
 
 
-def _manifest_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
+def _compute(mark: Path, rows: range, compute: Callable[[range], np.ndarray], chunk: int, notes: MutableMapping[int, str],
+             wait: bool) -> dict[int, str] | None:
+    """Computes a piece unless another process is at it or has finished it. What was said of its rows; None when it is another's and not awaited."""
+    with mark.open("ab") as lock:
+        if not _lock(lock, wait):
+            return None
+        said = _read(mark)
+        if said is not None:
+            return said
+        path = mark.with_name(ROWS)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("r+b") as file:
+            for start in range(rows.start, rows.stop, chunk):
+                part = range(start, min(start + chunk, rows.stop))
+                values = np.ascontiguousarray(compute(part), dtype=array.dtype)
+                assert values.shape == (len(part), *array.shape[1:]), f"compute gave {values.shape} for {len(part)} rows of {array.shape[1:]}"
+                file.seek(array.offset + start * array.strides[0])
+                file.write(values.data)
+            file.flush()
+            os.fsync(file.fileno())
+        said = {row: notes[row] for row in rows if row in notes}
+        lock.truncate(0)
+        lock.write(json.dumps(said).encode())
+        lock.flush()
+        os.fsync(lock.fileno())
+        return said
 
 
-def _fill(path: Path, manifest: dict[str, Any], shape: tuple[int, ...], dtype: str, compute: Callable[[range], np.ndarray], chunk: int,
-          notes: MutableMapping[str, Any], progress: Progress | None) -> None:
-    _manifest_path(path).unlink(missing_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    _reserve(partial)
-    for start in range(0, shape[0], chunk):
-        rows = range(start, min(start + chunk, shape[0]))
-        values = np.asarray(compute(rows))
-        assert values.shape == (len(rows), *shape[1:]), f"compute gave {values.shape} for {len(rows)} rows of {shape[1:]}"
-        array[rows.start:rows.stop] = values
-        if progress is not None:
-            progress(rows.stop, shape[0], path.name)
-    array.flush()
-    del array
-    sync(partial)
-    os.replace(partial, path)
-    write_text(_manifest_path(path), json.dumps({**manifest, "bytes": path.stat().st_size, "notes": dict(notes)}))
-
-
-def _reserve(path: Path) -> None:
-    """Claim the blocks of a sparse file now: writing to a memory map on a full disk would kill the process instead of raising."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file durably: write aside, sync, move into place, sync the folder."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(name, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or, where the system can, a folder."""
-    if path.is_dir() and os.name == "nt":
+def _make_room(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Makes the file of all rows, with its blocks claimed, unless it is there. The marks of one that is not what it should be are void."""
+    path = folder / ROWS
+    if _fits(path, shape, dtype):
         return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    with (folder / ".lock").open("ab") as lock:
+        _lock(lock, wait=True)
+        if _fits(path, shape, dtype):
+            return
+        for mark in folder.glob("*.json"):
+            mark.unlink()
+        partial = folder / f"{PARTIAL}{ROWS}"
+        try:
+            np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):                                          # a full disk is told now and not after hours
+                with partial.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+            with_sync(partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _fits(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return False
+    return array.shape == shape and array.dtype == dtype
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.with_name(path.name + ".lock").open("w") as stream:
-        if fcntl is not None:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _lock(file: BinaryIO, wait: bool) -> bool:
+    """Locks an open file until it is closed; False when another process has it and is not awaited."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+    return True

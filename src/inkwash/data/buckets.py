@@ -60,8 +60,7 @@ def image_sizes(source: Source, folder: Path | None = None, progress: Progress |
 
     if folder is None:
         return compute(range(len(source)))
-    path = folder / f"sizes-{source.fingerprint[:12]}.npy"
-    return cached_array(path, source.fingerprint, len(source), (2,), "int32", compute, chunk=512, progress=progress)
+    return cached_array(folder / f"sizes-{source.fingerprint}", len(source), (2,), "int32", compute, chunk=512, progress=progress)
 
 
 class Bucketed:

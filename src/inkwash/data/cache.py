@@ -1,8 +1,8 @@
 """Latents and tokens computed once per data set and encoder.
 
 The key of a cache holds everything that its values depend on: the data's fingerprint, the encoder's hash, the image size and transform,
-or the captions themselves. Another key means another file, so a changed encoder can never read old latents. Values are rows of a
-memory-mapped array; only the rows of a batch are in memory.
+or the captions themselves, but not how many processes compute it. Another key means another folder, so a changed encoder can never read old
+latents. Values are rows of a memory-mapped array; only the rows of a batch are in memory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LatentCache:
             return encode(images).detach().float().cpu().numpy().astype(dtype)          # (B, *shape)
 
         rows = self._count * (2 if loader.flip else 1)
-        self.rows = cached_array(Path(folder) / f"latents-{key[:12]}.npy", key, rows, shape, dtype, compute, chunk=chunk, progress=progress)
+        self.rows = cached_array(Path(folder) / f"latents-{key}", rows, shape, dtype, compute, chunk=chunk, progress=progress)
 
     def _image(self, loader: Loader, row: int) -> Tensor:
         image = loader.image(row % self._count)
@@ -96,7 +96,7 @@ class TokenCache:
         def compute(rows: range) -> np.ndarray:
             return np.asarray(encode([source.caption(index) for index in rows])).astype(dtype)
 
-        self.rows = cached_array(Path(folder) / f"tokens-{key[:12]}.npy", key, len(source), shape, dtype, compute, chunk=chunk, progress=progress)
+        self.rows = cached_array(Path(folder) / f"tokens-{key}", len(source), shape, dtype, compute, chunk=chunk, progress=progress)
 
     def take(self, index: Tensor) -> Tensor:
         """The rows of a batch, (B, *shape), in the stored type."""

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from inkwash.data.arrays import Progress, write_text
+from inkwash.data.arrays import Progress
 from inkwash.data.item import Item, Source
 from inkwash.data.preflight import LIMIT
 from inkwash.data.similar import Similar
 from inkwash.data.transform import decode
 from inkwash.errors import DataError
+from inkwash.io.durable import write_text
 
 MANIFEST = "data.sha256.jsonl"
 

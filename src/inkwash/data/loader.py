@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inkwash.data.arrays import Progress, cached_array
+from inkwash.data.arrays import Progress
 from inkwash.data.buckets import Bucketed, Shape, image_sizes
 from inkwash.data.captions import Forms, Rules
 from inkwash.data.item import Source, fingerprint_of
 from inkwash.data.order import Order, Slots, Uniform
-from inkwash.data.preflight import LIMIT, Quarantine, preflight, refuse_above
+from inkwash.data.preflight import LIMIT, Quarantine, checked, preflight
 from inkwash.data.shuffle import coin
 from inkwash.data.source import distinct, origin
 from inkwash.data.transform import Mode, decode, fit
@@ -203,23 +203,10 @@ class Loader:
 def pixel_cache(source: Source, size: int, mode: Mode, folder: Path, *, limit: float = LIMIT,
                 progress: Progress | None = None) -> tuple[np.ndarray, dict[int, str]]:
     """All items decoded and fitted once: uint8 (N, 3, size, size) on disk, and the reasons of those that failed (their rows are zero)."""
-    bad: dict[int, str] = {}
-    notes: dict[str, list[list[object]]] = {"unreadable": []}
 
-    def compute(rows: range) -> np.ndarray:
-        out = np.zeros((len(rows), 3, size, size), dtype=np.uint8)
-        for slot, index in enumerate(rows):
-            try:
-                out[slot] = fit(decode(source[index], hint=size), size, mode).numpy()
-            except DataError as error:
-                bad[index] = error.message
-        refuse_above(source, bad, rows.stop, limit, total=len(source))
-        notes["unreadable"] = [[index, why] for index, why in sorted(bad.items())]
-        return out
+    def pixels(index: int) -> np.ndarray:
+        return fit(decode(source[index], hint=size), size, mode).numpy()
 
     key = fingerprint_of("pixels", [source.fingerprint, size, mode, 1])
-    path = folder / f"pixels-{size}-{key[:12]}.npy"
-    array = cached_array(path, key, len(source), (3, size, size), "uint8", compute, notes=notes, progress=progress)
-    unreadable = {int(str(index)): str(why) for index, why in notes["unreadable"]}
-    refuse_above(source, unreadable, len(source), limit)
-    return array, unreadable
+    return checked(source, np.arange(len(source)), pixels, (3, size, size), folder / f"pixels-{size}-{key}", limit=limit,
+                   progress=progress)

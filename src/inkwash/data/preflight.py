@@ -14,23 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from inkwash.data.arrays import Progress, write_text
+from inkwash.data.arrays import Progress, cached_array, forget
 from inkwash.data.item import Source
 from inkwash.data.source import on_disk
 from inkwash.data.transform import decode
 from inkwash.errors import DataError
+from inkwash.io.durable import space_for
 
 LIMIT = 0.02
 SAMPLE = 50_000
-
-
-def reason(source: Source, index: int) -> str | None:
-    """Why the item cannot be used, or None. Reads and decodes it."""
-    try:
-        decode(source[index], hint=32)
-    except DataError as error:
-        return error.message
-    return None
 
 
 def preflight(source: Source, *, limit: float = LIMIT, sample: int = SAMPLE, cache: Path | None = None,
@@ -41,23 +33,49 @@ def preflight(source: Source, *, limit: float = LIMIT, sample: int = SAMPLE, cac
     """
     files = on_disk(source)
     chosen = files if len(files) <= sample else files[np.linspace(0, len(files) - 1, sample).astype(np.int64)]
-    stored = None if cache is None else Path(cache) / f"preflight-{source.fingerprint}-{len(chosen)}.json"
-    if stored is not None and stored.is_file():
-        bad = {int(index): str(why) for index, why in json.loads(stored.read_text())}
-    else:
-        bad = {}
-        for done, index in enumerate(chosen.tolist(), 1):
-            why = reason(source, index)
-            if why is not None:
-                bad[index] = why
-                refuse_above(source, bad, done, limit, total=len(chosen))
-            if progress is not None and (done % 64 == 0 or done == len(chosen)):
-                progress(done, len(chosen), "checking images")
-        if stored is not None:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            write_text(stored, json.dumps(sorted(bad.items())))
-    refuse_above(source, bad, len(chosen), limit)
-    return bad
+
+    def nothing(index: int) -> int:
+        decode(source[index], hint=32)
+        return 0
+
+    folder = None if cache is None else Path(cache) / f"preflight-{len(chosen)}-{source.fingerprint}"
+    return checked(source, chosen, nothing, (), folder, limit=limit, progress=progress)[1]
+
+
+def checked(source: Source, chosen: np.ndarray, value: Callable[[int], np.ndarray | int], shape: tuple[int, ...], folder: Path | None, *,
+            limit: float, progress: Progress | None) -> tuple[np.ndarray, dict[int, str]]:
+    """`value(i)` for every chosen item, uint8 (N, *shape), zero where it raises DataError, and the reasons {i: why}; kept in `folder` when given.
+
+    Raises DataError `too_many_unreadable` above `limit`; what cannot be read is then tried again next time.
+    """
+    bad: dict[int, str] = {}                                                            # by row
+
+    def refuse(count: int, total: int | None = None) -> dict[int, str]:
+        found = {int(chosen[row]): why for row, why in sorted(bad.items())}
+        refuse_above(source, found, count, limit, total=total)
+        return found
+
+    def compute(rows: range) -> np.ndarray:
+        out = np.zeros((len(rows), *shape), dtype=np.uint8)
+        for slot, row in enumerate(rows):
+            try:
+                out[slot] = value(int(chosen[row]))
+            except DataError as error:
+                bad[row] = error.message
+        refuse(rows.stop, len(chosen))
+        return out
+
+    try:
+        if folder is None:
+            chunks = [range(first, min(first + 64, len(chosen))) for first in range(0, len(chosen), 64)]
+            array = np.concatenate([np.zeros((0, *shape), np.uint8), *map(compute, chunks)])
+        else:
+            array = cached_array(folder, len(chosen), shape, "uint8", compute, notes=bad, progress=progress)
+        return array, refuse(len(chosen))
+    except DataError:
+        if folder is not None:
+            forget(folder)
+        raise
 
 
 def refuse_above(source: Source, bad: Mapping[int, str], checked: int, limit: float, *, total: int | None = None) -> None:
@@ -82,7 +100,7 @@ class Quarantine:
         self._written: set[str] = set()
         self._lock = threading.Lock()
         if self._path is not None and self._path.is_file():
-            self._written = {str(json.loads(line)["key"]) for line in self._path.read_text().splitlines() if line.strip()}
+            self._written = {key for line in self._path.read_bytes().splitlines() if (key := _key(line)) is not None}
 
     def add(self, index: int, why: str, *, record: bool = True) -> None:
         """Set one item aside, and write its line unless another process does."""
@@ -93,9 +111,11 @@ class Quarantine:
             key = self._source.key(index)
             if record and self._path is not None and key not in self._written:
                 self._written.add(key)
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps({"index": index, "key": key, "where": self._source.where(index), "reason": why}) + "\n")
+                line = json.dumps({"index": index, "key": key, "where": self._source.where(index), "reason": why}) + "\n"
+                with space_for(self._path, len(line)):
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    with self._path.open("a", encoding="utf-8") as stream:
+                        stream.write(line)
 
     def usable(self, index: int, try_item: Callable[[int], str | None]) -> int:
         """`index`, or the next item (cyclically) for which `try_item` has no complaint. Raises DataError when there is none."""
@@ -116,3 +136,11 @@ class Quarantine:
             return ""
         place = f"; see {str(self._path)!r}" if self._path is not None else ""
         return f"{len(self.reasons)} of {len(self._source)} images could not be read and were replaced by their neighbours{place}"
+
+
+def _key(line: bytes) -> str | None:
+    """The key in a line of the file; None of one that was cut when a process was killed."""
+    try:
+        return str(json.loads(line)["key"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -20,6 +20,7 @@ from inkwash.data.parquet import Parquet
 from inkwash.data.scenes.source import Scenes, open_scenes
 from inkwash.data.tar import Tar
 from inkwash.errors import DataError
+from inkwash.io.path import as_paths
 
 __all__ = ["Concat", "Item", "Mixture", "Source", "distinct", "open_source", "origin"]
 
@@ -133,8 +134,11 @@ def on_disk(source: Source) -> Index:
 
 
 def open_source(paths: str | Path | Iterable[str | Path]) -> Source:
-    """One source over all paths, in order. Raises DataError: data_missing, data_permission, data_empty, data_mixed, bad_metadata, ..."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    """One source over all paths, in order.
+
+    Raises UsageError `bad_path`; DataError: data_missing, data_permission, data_empty, data_mixed, bad_metadata, ...
+    """
+    given = as_paths(list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str) else paths, "data")
     if not given:
         raise DataError("data_missing", f"no data path was given; formats: {FORMATS}")
     parts = [(part, count * weight) for path, weight in map(_weight, given) for part, count in _open_path(path)]

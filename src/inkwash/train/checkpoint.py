@@ -46,10 +46,16 @@ def steps_in(run: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def save(path: Path, snapshot: Snapshot, intact: str = "") -> None:
+def intact(run: Path) -> str:
+    """What of a run is not lost, for an error's end."""
+    steps = steps_in(run)
+    return f"last good checkpoint step {steps[-1]} is intact" if steps else "no checkpoint was written yet"
+
+
+def save(path: Path, snapshot: Snapshot, kept: str = "") -> None:
     """Writes a checkpoint folder. Raises ResourceError `disk_full`, after which no part of it is left."""
     size = sum(tensor.nbytes for group in snapshot.tensors.values() for tensor in group.values())
-    with new_folder(path, size, intact) as folder:
+    with new_folder(path, size, kept) as folder:
         entries: dict[str, Entry] = {}
         for group in GROUPS:
             name = f"{group}.safetensors"

@@ -109,21 +109,21 @@ class Features:
 
     def _caches(self, loader: Loader) -> _Kept:
         setting = self.setting
-        with setting.first():
-            latents = None if loader.square is None else LatentCache(
-                loader, setting.cache, self._encode, encoder=digest(self.codec.state_dict()) if self.codec.factor > 1 else "pixels",
-                shape=self.codec.shape(loader.square, loader.square), dtype="float16")
-            if self.text is None:
-                return _Kept(latents, None, None)
-            length, width = self.text.tokenizer.length, self.text.width
-            if self.text.trained:
-                name = hashlib.sha256(self.text.tokenizer.text().encode()).hexdigest()
-                ids = TokenCache(loader.forms, setting.cache, self._ids, encoder=f"ids {name}", shape=(2, length), dtype="int32")
-                return _Kept(latents, ids, None)
-            encoder = digest(self.text.encoder.state_dict())
-            tokens = TokenCache(loader.forms, setting.cache, self._describe, encoder=encoder, shape=(length + 1, width), dtype="float16")
-            masks = TokenCache(loader.forms, setting.cache, self._masks, encoder=f"mask {encoder}", shape=(length,), dtype="uint8")
-            return _Kept(latents, tokens, masks)
+        told = setting.progress
+        latents = None if loader.square is None else LatentCache(
+            loader, setting.cache, self._encode, encoder=digest(self.codec.state_dict()) if self.codec.factor > 1 else "pixels",
+            shape=self.codec.shape(loader.square, loader.square), dtype="float16", progress=told)
+        if self.text is None:
+            return _Kept(latents, None, None)
+        length, width = self.text.tokenizer.length, self.text.width
+        if self.text.trained:
+            name = hashlib.sha256(self.text.tokenizer.text().encode()).hexdigest()
+            ids = TokenCache(loader.forms, setting.cache, self._ids, encoder=f"ids {name}", shape=(2, length), dtype="int32", progress=told)
+            return _Kept(latents, ids, None)
+        encoder = digest(self.text.encoder.state_dict())
+        tokens = TokenCache(loader.forms, setting.cache, self._describe, encoder=encoder, shape=(length + 1, width), dtype="float16", progress=told)
+        masks = TokenCache(loader.forms, setting.cache, self._masks, encoder=f"mask {encoder}", shape=(length,), dtype="uint8", progress=told)
+        return _Kept(latents, tokens, masks)
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:

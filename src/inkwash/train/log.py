@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from inkwash.io.durable import write_text
+from inkwash.io.durable import space_for, write_text
+from inkwash.train import checkpoint
 
 LOG = "log.jsonl"
 
@@ -23,14 +25,35 @@ LOG = "log.jsonl"
 def read_log(run: Path) -> list[dict[str, Any]]:
     """All complete lines of a run's log."""
     path = run / LOG
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     events = []
     for line in lines:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue                                                                    # the line that a killed process was writing
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
     return events
+
+
+class CacheLines:
+    """A Progress that says in lines how far a cache is; nothing of one that takes less than `every` seconds."""
+
+    def __init__(self, say: Callable[[str], None], every: float = 10.0) -> None:
+        self._say, self._every = say, every
+        self._what, self._first, self._began, self._told = "", 0, 0.0, 0.0
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._first, self._began, self._told = what, done, now, now
+            if 0 < done < total:
+                self._say(f"cache {what}: {done} of {total} are there from before")
+        elif now - self._told >= self._every or (done == total and self._told > self._began):
+            left = (now - self._began) * (total - done) / max(1, done - self._first)
+            self._say(f"cache {what}: {done} of {total}" + (f", about {math.ceil(left / 60)} min left" if done < total else ""))
+            self._told = now
 
 
 class Log:
@@ -45,7 +68,7 @@ class Log:
             return
         kept = [event for event in read_log(run) if event.get("step", 0) <= start] if start else []
         write_text(run / LOG, "".join(json.dumps(event) + "\n" for event in kept))
-        self._file = (run / LOG).open("a", encoding="utf-8")
+        self._file = (run / LOG).open("ab", buffering=0)
         if sys.stderr.isatty() if bar is None else bar:
             self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr)
         if importlib.util.find_spec("tensorboard") is not None:
@@ -54,15 +77,18 @@ class Log:
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)  # type: ignore[no-untyped-call]
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line; numbers go to TensorBoard as well."""
+        """Appends one line; numbers go to TensorBoard as well. Raises ResourceError `disk_full`."""
         if self.quiet:
             return
-        self._file.write(json.dumps({"event": kind, "step": step, "elapsed_sec": round(time.monotonic() - self._began, 2), **values}) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        event = {"event": kind, "step": step, "elapsed_sec": round(time.monotonic() - self._began, 2), **values}
+        line = memoryview((json.dumps(event) + "\n").encode())
+        with space_for(self.run, len(line), checkpoint.intact(self.run)):
+            while line:
+                line = line[self._file.write(line):]
+            if self._board is not None:
+                for name, value in values.items():
+                    if isinstance(value, int | float) and not isinstance(value, bool):
+                        self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def progress(self, step: int, loss: float, rate: float) -> None:
         """Moves the bar to `step`; `rate` in samples per second."""

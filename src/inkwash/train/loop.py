@@ -102,9 +102,7 @@ def save(trainer: Trainer, out: Path) -> None:
     snapshot = trainer.snapshot()
     _require_finite(snapshot, out)
     if trainer.group.rank == 0:
-        good = checkpoint.steps_in(out)
-        intact = f"last good checkpoint step {good[-1]} is intact" if good else "no checkpoint was written yet"
-        checkpoint.save(checkpoint.path_of(out, trainer.step), snapshot, intact)
+        checkpoint.save(checkpoint.path_of(out, trainer.step), snapshot, checkpoint.intact(out))
         checkpoint.prune(out, trainer.config.keep)
     trainer.group.wait()
 

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from inkwash.nn import native
 from inkwash.train import checkpoint
 from inkwash.train.config import RunConfig, add_kind, validate
 from inkwash.train.distributed import Group
-from inkwash.train.log import Log, read_log
+from inkwash.train.log import CacheLines, Log, read_log
 from inkwash.train.loop import Result, fit
 from inkwash.train.optim import lr_factor
 from inkwash.train.setting import Preview, Setting, can_compile
@@ -84,8 +84,8 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
     out.mkdir(parents=True, exist_ok=True)
     group = Group()
     try:
-        with _locked(out, group.rank):
-            setting = _setting(config, data, out, group, cache, preview)
+        with _locked(out, group):
+            setting = _setting(config, data, out, group, cache, preview, _sayer(group.rank, quiet))
             return _train(config, setting, group, resume, accept_changes, list(command), quiet)
     finally:
         group.close()
@@ -96,7 +96,7 @@ def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path,
     data, snapshot = as_paths(data, "data"), checkpoint.load(as_path(path, "replay"))
     group = Group()
     try:
-        setting = _setting(config, data, out, group, cache, None)
+        setting = _setting(config, data, out, group, cache, None, _sayer(group.rank, quiet=False))
         task = build_task(config, setting)
         try:
             trainer = Trainer(task, config, group)
@@ -108,11 +108,13 @@ def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path,
         group.close()
 
 
-def _setting(config: RunConfig, data: Sequence[str | Path], out: Path, group: Group, cache: Path | None, preview: Preview | None) -> Setting:
+def _setting(config: RunConfig, data: Sequence[str | Path], out: Path, group: Group, cache: Path | None, preview: Preview | None,
+             say: Callable[[str], None]) -> Setting:
     training, validation = hold_out(open_source(list(data)), config.data.validation)
     training = choose(training, config.data.leave_out, config.data.repeat)
     names = tuple(Path(str(path).split("*")[0]).name for path in data)
-    return Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview, names)
+    return Setting(training, validation, cache or out / "cache", out, group.device, group.rank, group.world, preview, names,
+                   CacheLines(say))
 
 
 def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | None, accept_changes: bool, command: list[str],
@@ -223,15 +225,15 @@ def _sayer(rank: int, quiet: bool) -> Callable[[str], None]:
 
 
 @contextmanager
-def _locked(out: Path, rank: int) -> Iterator[None]:
-    if rank != 0 or fcntl is None:
+def _locked(out: Path, group: Group) -> Iterator[None]:
+    """The first process holds the lock for all; none goes on without. The system takes it from a process that was killed."""
+    with ExitStack() as stack:
+        free = True
+        if group.rank == 0 and fcntl is not None:
+            try:
+                fcntl.flock(stack.enter_context((out / ".lock").open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+        if group.mean(float(free)) < 1:
+            raise BusyError("run_locked", f'another process is training into "{out}"; wait for it, stop it, or choose another --out')
         yield
-        return
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BusyError("run_locked", f'another process is training into "{out}"; wait for it, stop it, or choose another --out') from None
-        yield
-
-

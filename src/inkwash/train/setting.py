@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from inkwash.codec import Codec
 from inkwash.condition import Conditioner
+from inkwash.data.arrays import Progress
 from inkwash.data.buckets import shapes
 from inkwash.data.item import Source
 from inkwash.data.loader import Batch, Loader
@@ -34,7 +34,7 @@ Preview = Callable[[Path, Denoiser, Codec, Conditioner, ModelInfo, SampleConfig]
 @dataclass(frozen=True)
 class Setting:
     """`preview(path, denoiser, codec, conditioner, info, sample)` draws a sheet; `names` are the data paths' last parts, for the card; `cache` is a
-    folder for decoded pixels, latents and tokens; `train` and `validation` share no item."""
+    folder for decoded pixels, latents and tokens, and `progress` is told how far it is; `train` and `validation` share no item."""
 
     train: Source
     validation: Source | None
@@ -45,6 +45,7 @@ class Setting:
     world: int = 1
     preview: Preview | None = None
     names: tuple[str, ...] = ()
+    progress: Progress | None = None
 
     def loader(self, config: RunConfig, source: Source, name: str, *, flip: bool, batch: int | None = None, alone: bool = False) -> Loader:
         """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same, all of it as squares."""
@@ -53,7 +54,8 @@ class Setting:
         return Loader(source, batch or config.batch // config.accumulate, size=size, seed=config.seed,
                       mode="pad" if data.mode == "pad" else "crop", flip=flip, rewrite=data.rewrite if name == "train" else (),
                       rank=0 if alone else self.rank, world=1 if alone else self.world, cache=self.cache if data.cache else None,
-                      quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable)
+                      quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable,
+                      progress=self.progress)
 
     def held_out(self, config: RunConfig) -> Batch | None:
         """All held-out items at once, the same in every process; None when there are none."""
@@ -75,15 +77,6 @@ class Setting:
         """Until all processes are here."""
         if self.world > 1:
             dist.barrier()
-
-    @contextmanager
-    def first(self) -> Iterator[None]:
-        """The first process goes through the block before the others do, who then find what it left on disk."""
-        if self.rank != 0:
-            self.wait()
-        yield
-        if self.rank == 0:
-            self.wait()
 
     def signed(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 in [-1, 1], channels last, on the device."""
