@@ -30,7 +30,7 @@ from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.guard import Guard
 from inkwash.serve.http.keys import Keys, new_key, presented
 from inkwash.serve.http.metrics import Metrics
-from inkwash.serve.http.server import HEAD_SEC
+from inkwash.serve.http.server import HEAD_SEC, listen
 from inkwash.serve.http.settings import Settings, is_loopback, load_settings
 from inkwash.serve.http.strict import read_object
 
@@ -213,12 +213,19 @@ def test_loopback_is_known() -> None:
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example", "example.org"))
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example.org"])
+def test_a_name_that_no_machine_has_is_told(host: str) -> None:
+    with pytest.raises(UsageError, match="cannot listen on"):
+        listen(host, 0)
+
+
 def test_settings_of_a_file_are_overridden_by_flags(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("port: 9000\nqueue: 5\n")
     found = load_settings(file, {"port": 9001, "queue": None})
     assert (found.port, found.queue) == (9001, 5)
-    for text, what in (("prot: 1", "did you mean port"), ("port: x", "port"), ("- 1", "keys and values"), ("a: [", "YAML")):
+    for text, what in (("prot: 1", "did you mean port"), ("port: x", "port"), ("- 1", "keys and values"), ("a: [", "YAML"),
+                       ("1: 2", "1: Keys should be strings"), ("device: ','", "device: .*names no device")):
         file.write_text(text)
         with pytest.raises(UsageError, match=what):
             load_settings(file, {})
@@ -248,6 +255,7 @@ def test_key_files(tmp_path: Path) -> None:
         Keys(path)
     assert presented("Bearer  k") == "k"
     assert presented("Digest k") is None
+    assert presented("Basic \xe9") is None                   # header bytes that are not ASCII
 
 
 def test_admission_counts_rows() -> None:

@@ -93,6 +93,7 @@ class Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises BusyError `port_in_use`, UsageError `bad_address`."""
+    found: socket.socket | None = None
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, proto)
@@ -100,10 +101,13 @@ def listen(host: str, port: int) -> socket.socket:
         found.bind(address)
         found.listen(1024)
         return found
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:               # the latter of a name that no address can have
+        if found is not None:
+            found.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise BusyError("port_in_use", f"something listens on {host} port {port} already; use --port N, or --port 0 for a free one") from None
-        raise UsageError("bad_address", f"cannot listen on {host} port {port}: {error.strerror}; use --host and --port of this machine") from None
+        why = error.strerror if isinstance(error, OSError) else "this is no name"
+        raise UsageError("bad_address", f"cannot listen on {host} port {port}: {why}; use --host and --port of this machine") from None
 
 
 def log_to_stderr() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from inkwash.errors import UsageError
 
@@ -49,6 +49,13 @@ class Settings(BaseModel):
     jobs_save_sec: float = Field(30.0, gt=0, description="how often the states of images of jobs are kept, to go on from after a crash")
     keep_hours: float = Field(24.0, gt=0, le=24 * 366, description="how long a job that has ended, and an answer with an Idempotency-Key, are kept")
     log_prompts: bool = Field(False, description="write prompts into the log")
+
+    @field_validator("device")
+    @classmethod
+    def _some_device(cls, device: str) -> str:
+        if not device.replace(",", "").strip():
+            raise ValueError("names no device")
+        return device
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -87,7 +94,7 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
     where = f'"{file}"' if file is not None else "settings"
     found.update({name: value for name, value in flags.items() if value is not None})
     try:
-        return Settings(**found)
+        return Settings.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
