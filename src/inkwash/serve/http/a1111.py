@@ -82,13 +82,13 @@ async def make(service: Service, model: Model, requests: Sequence[Request], owne
 def info(requests: Sequence[Request], made: Sequence[Made], model: Model, warnings: Sequence[str]) -> dict[str, Any]:
     """The facts that tools read from an answer."""
     first, seeds = requests[0], [one.facts["seed"] for one in made]
-    facts = model.workers[0].facts
     return {"prompt": first.prompt, "all_prompts": [first.prompt] * len(made), "negative_prompt": first.negative,
             "all_negative_prompts": [first.negative] * len(made), "seed": first.seed, "all_seeds": seeds, "subseed": first.seed,
             "all_subseeds": seeds, "subseed_strength": 0, "width": first.width, "height": first.height, "sampler_name": first.sampler,
             "cfg_scale": first.guidance, "steps": first.steps, "batch_size": len(requests), "sd_model_name": model.info.name,
-            "sd_model_hash": facts["hash"][:10], "extra_generation_params": {"Schedule type": first.spacing}, "index_of_first_image": 0, "styles": [],
-            "infotexts": [one.facts["infotext"] for one in made], "job_timestamp": time.strftime("%Y%m%d%H%M%S"), "version": f"inkwash {__version__}",
+            "sd_model_hash": model.facts["hash"][:10], "extra_generation_params": {"Schedule type": first.spacing},
+            "index_of_first_image": 0, "styles": [], "infotexts": [one.facts["infotext"] for one in made],
+            "job_timestamp": time.strftime("%Y%m%d%H%M%S"), "version": f"inkwash {__version__}",
             "pixel_sha256": [one.facts["pixel_sha256"] for one in made], "nfe": [one.facts["nfe"] for one in made], "warnings": list(warnings)}
 
 
@@ -143,7 +143,7 @@ async def sd_models(http: HttpRequest) -> Response:
     service: Service = http.app.state.service
     found = []
     for name, model in service.models.items():
-        digest = model.workers[0].facts.get("hash", "")
+        digest = model.facts.get("hash", "")
         title = f"{name} [{digest[:10]}]"
         found.append({"title": title, "model_name": name, "hash": digest[:10], "sha256": digest, "filename": name, "config": None})
     return answer(found)

@@ -51,8 +51,7 @@ async def model(http: HttpRequest, name: str) -> Response:
 
 def card(name: str, model: Model, service: Service) -> dict[str, Any]:
     """What is told about a model."""
-    facts = next((worker.facts for worker in model.workers if worker.facts), {})
-    usual = model.info.defaults
+    facts, usual = model.facts, model.info.defaults
     return {"id": name, "object": "model", "created": service.started, "owned_by": "inkwash", "hash": facts.get("hash"),
             "determinism": facts.get("determinism"), "ready": all(worker.state == "ready" for worker in model.workers),
             "sizes": {"default": "{}x{}".format(*model.info.sizes.default), "least": model.info.sizes.least, "most": model.info.sizes.most,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -47,6 +47,11 @@ class Model:
         self.folder = folder
         self.info = info
         self.workers = workers
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a worker has said of the model, its hash for one; empty while none has been ready."""
+        return next((worker.facts for worker in self.workers if worker.facts), {})
 
 
 class Service:
