@@ -7,17 +7,20 @@ import fcntl
 import resource
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inkwash.io.find import read_info
 from inkwash.request import Request
-from inkwash.serve.http import backend
-from inkwash.serve.http.backend import Backend, Wish
+from inkwash.serve.http import a1111, backend
+from inkwash.serve.http.backend import Backend, Made, Wish
 from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.process import Process
+from inkwash.serve.http.service import Model
 from inkwash.serve.http.worker import work
 
 READY = Frame({"is": "ready", "model": "m", "hash": "h", "determinism": "exact", "golden": "g", "rate": 1.0})
@@ -97,6 +100,31 @@ def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.Mo
         running.cancel()
 
     asyncio.run(scene())
+
+
+def test_a_process_that_cannot_be_started_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*words: str, **more: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+
+    async def scene() -> bool:
+        link = Process({})
+        with pytest.raises(OSError, match="Too many"):
+            await link.run(lambda frame: None)
+        assert link._writer is not None
+        return link._writer.is_closing()
+
+    assert asyncio.run(scene())
+
+
+def test_a_model_is_known_by_any_worker_that_was_ready(tiny_model: Path) -> None:
+    workers = [Backend(f"m@{device}", Way(), Metrics(), lambda: None) for device in ("cpu", "cuda")]
+    model = Model(tiny_model, read_info(tiny_model), workers)
+    assert model.facts == {}
+    workers[1]._take(Frame({**READY.head, "hash": "0123456789abcdef"}))
+    made = Made(b"", {"seed": 7, "nfe": 1, "infotext": "", "pixel_sha256": ""})
+    assert a1111.info([Request("x")], [made], model, [])["sd_model_hash"] == "0123456789"
 
 
 def test_a_preview_is_asked_for_once_a_step() -> None:

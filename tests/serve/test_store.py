@@ -23,6 +23,7 @@ from sqlalchemy import delete, text, update
 from inkwash.errors import ResourceError
 from inkwash.serve.store import Store, open_store
 from inkwash.serve.store.answers import Answer, InWork, Other
+from inkwash.serve.store.database import first_line
 from inkwash.serve.store.jobs import MAX_ATTEMPTS, Ahead, Image, New, new_id, states_of
 from inkwash.serve.store.tables import answers, jobs, metadata
 
@@ -251,13 +252,20 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     open_store(address, None).database.close()
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(UsageError) as caught:
-        open_store(address, None)
-    assert caught.value.code == "store_newer"
+    for _ in range(2):                                     # the first one keeps no hold of the file
+        with pytest.raises(UsageError) as caught:
+            open_store(address, None)
+        assert caught.value.code == "store_newer"
+
+
+@pytest.mark.parametrize(("error", "said"), [(OSError(), "OSError"), (OSError("no\nroom"), "no"), (OSError(5, "Input/output error"), "[Errno 5]")])
+def test_an_error_without_words_has_a_name(error: OSError, said: str) -> None:
+    assert first_line(error).startswith(said)
 
 
 @pytest.mark.parametrize(("db", "files", "code"), [
     ("jobs.db", None, "bad_db"), ("sqlite://", None, "bad_db"), ("mysql://a:secret@h/d", None, "bad_db"),
+    ("postgresql://a:secret@h:port/d", "files", "bad_db"),
     ("postgresql://a:secret@127.0.0.1:1/d", None, "bad_files"), ("postgresql://a:secret@127.0.0.1:1/d", "files", "store_unavailable"),
     ("sqlite:///jobs.db", "ftp://place", "bad_files")])
 def test_wrong_addresses_are_told(db: str, files: str | None, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,11 @@ class Process:
         """One life of a worker, from start to end of file."""
         ours, theirs = socket.socketpair()
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "inkwash.serve.http.worker", str(theirs.fileno()),
-                                                                 pass_fds=(theirs.fileno(),), start_new_session=True,
-                                                                 stdin=asyncio.subprocess.DEVNULL)
         try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(sys.executable, "-m", "inkwash.serve.http.worker", str(theirs.fileno()),
+                                                                     pass_fds=(theirs.fileno(),), start_new_session=True,
+                                                                     stdin=asyncio.subprocess.DEVNULL)
             self.send(Frame({"do": "load", **self.launch}))
             decoder = Decoder()
             with contextlib.suppress(ConnectionError):     # a killed worker resets the connection: the same as its end

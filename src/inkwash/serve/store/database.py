@@ -41,14 +41,17 @@ class Database:
         self.holder = secrets.token_hex(8)
         self.url = read_url(address)
         self.shared = self.url.get_backend_name() == "postgresql"
-        self._lock = None if self.shared else _lock(Path(str(self.url.database)))
         self.engine = _postgres(self.url) if self.shared else _sqlite(self.url)
+        self._lock = None if self.shared else _lock(Path(str(self.url.database)))
         try:
             self._migrate()
-        except CommandError as error:
-            raise UsageError("store_newer", f"{self.name} was written by a newer version ({error}); use that one, or another --db") from None
-        except SQLAlchemyError as error:
-            raise ResourceError("store_unavailable", f"cannot open {self.name}: {first_line(error)}; {FORMS}") from None
+        except BaseException as error:
+            self.close()
+            if isinstance(error, CommandError):
+                raise UsageError("store_newer", f"{self.name} was written by a newer version ({error}); use that one, or another --db") from None
+            if isinstance(error, SQLAlchemyError):
+                raise ResourceError("store_unavailable", f"cannot open {self.name}: {first_line(error)}; {FORMS}") from None
+            raise
 
     @property
     def name(self) -> str:
@@ -85,8 +88,9 @@ def read_url(address: str) -> URL:
     """The URL. Raises UsageError `bad_db`."""
     try:
         url = make_url(address)
-    except ArgumentError:
-        raise UsageError("bad_db", f"{address[:60]!r} is not the URL of a database; {FORMS}") from None
+    except (ArgumentError, ValueError):                    # the latter of a port that is no number
+        kind = address.partition("//")[0]                  # what follows may hold a password
+        raise UsageError("bad_db", f"{kind[:60]!r} does not begin the URL of a database that can be read; {FORMS}") from None
     known = url.drivername in ("sqlite", "postgresql", "postgresql+psycopg")
     if not known or (url.drivername == "sqlite" and url.database in (None, "", ":memory:")):
         raise UsageError("bad_db", f"{url.render_as_string(hide_password=True)[:80]!r} is no database that a server can use; {FORMS}")
@@ -94,8 +98,9 @@ def read_url(address: str) -> URL:
 
 
 def first_line(error: BaseException) -> str:
-    """What a driver says, without the statement and what it was given."""
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0][:160]
+    """What a driver or a library says, without the statement and what it was given; its name where it says nothing."""
+    said = getattr(error, "orig", None) or error
+    return (str(said).strip() or type(said).__name__).splitlines()[0][:160]
 
 
 def _sqlite(url: URL) -> Engine:

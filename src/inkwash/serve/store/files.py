@@ -16,7 +16,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from inkwash.errors import ResourceError, UsageError
 from inkwash.io.durable import make_folder, sync_folder, with_sync
-from inkwash.serve.store.database import read_url
+from inkwash.serve.store.database import first_line, read_url
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -40,7 +40,7 @@ class Files:
         except OSError as error:
             raise ResourceError("store_unavailable", f'cannot write in "{address}": {error.strerror}; give another place by --files') from None
         except (BaseError, ValueError) as error:
-            raise UsageError("bad_files", f"{address[:80]!r} is no place for files: {str(error).splitlines()[0][:160]}; "
+            raise UsageError("bad_files", f"{address[:80]!r} is no place for files: {first_line(error)}; "
                                           "give a folder, or s3://BUCKET/PREFIX") from None
 
     def put(self, path: str, data: bytes) -> None:
@@ -86,7 +86,6 @@ def files_beside(db: str) -> str:
 
 def _unavailable(error: Exception) -> ResourceError:
     """`store_full` where a disk or a quota is, else `store_unavailable`; the library of the store tells a number of the system in its text only."""
-    text = str(error).strip() or type(error).__name__
-    full = any(getattr(error, "errno", None) == number or f"(os error {number})" in text for number in (errno.ENOSPC, errno.EDQUOT))
+    full = any(getattr(error, "errno", None) == number or f"(os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
     code, what = ("store_full", "have no room left") if full else ("store_unavailable", "cannot be reached")
-    return ResourceError(code, f"the files of this server {what}: {text.splitlines()[0][:160]}")
+    return ResourceError(code, f"the files of this server {what}: {first_line(error)}")
