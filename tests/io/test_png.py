@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,16 @@ def test_files_that_are_no_pictures_of_ours(tmp_path: Path) -> None:
             read_png(tmp_path / f"{name}.png")
     with pytest.raises((DataError, CheckpointError)):
         read_png(tmp_path / "cut.png")
+
+
+def test_a_picture_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:
+    size, data = 20_000, bytearray(png_bytes(PICTURE, "x", {"a": 1}))
+    data[16:24] = size.to_bytes(4, "big") * 2              # width and height of the header, with its checksum
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "huge.png").write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        read_png(tmp_path / "huge.png")
+    assert caught.value.code == "image_too_large"
 
 
 def test_names_count_up_and_never_overwrite(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ The hash of a picture is the SHA-256 of its RGB bytes, row by row: it survives a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -79,7 +80,8 @@ def png_bytes(image: Image.Image, parameters: str, record: Mapping[str, Any]) ->
 def read_png(path: Path) -> tuple[Image.Image, dict[str, Any]]:
     """The picture and its `inkwash` record.
 
-    Raises DataError `bad_image` for what is not a readable PNG, CheckpointError `no_parameters` for a picture without a record of ours.
+    Raises DataError `file_not_found`, `image_too_large`, and `bad_image` for what is not a readable PNG; CheckpointError `no_parameters` for a
+    picture without a record of ours.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -90,6 +92,8 @@ def read_png(path: Path) -> tuple[Image.Image, dict[str, Any]]:
             picture = image.convert("RGB")
     except FileNotFoundError:
         raise DataError("file_not_found", f'there is no file "{path}"; give a PNG that inkwash made') from None
+    except Image.DecompressionBombError:
+        raise DataError("image_too_large", f'"{path}" has more than {MAX_PIXELS} pixels; give a PNG that inkwash made') from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -144,7 +148,7 @@ class Names:
                 except FileExistsError:
                     continue
                 except OSError as error:
-                    if error.errno in (28, 122):
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT):
                         raise
                     raise UsageError("output_not_writable", f'cannot write "{path}": {error.strerror}; give another place by -o') from None
                 try:
