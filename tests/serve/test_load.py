@@ -17,8 +17,10 @@ from inkwash.cli.main import run as command
 from inkwash.errors import ResourceError, UsageError
 from inkwash.pipeline import Pipeline
 from inkwash.serve.load import Sent, Target, report, run, solo_over_http, wrong
+from inkwash.serve.plan.answer import Row
 from inkwash.serve.plan.curve import Curve, read_curve
 from inkwash.serve.plan.measure import measure
+from inkwash.serve.plan.prove import Meters, compare, meters, workers_of
 from inkwash.serve.plan.traffic import Arrival, poisson
 
 ASKED = {"prompt": "a red cube", "steps": 2, "guidance": 3.0, "sampler": "ddim", "spacing": "trailing", "size": "32x32"}
@@ -127,6 +129,19 @@ def test_the_command_plans_and_proves(server: Running, tiny_model: Path, tmp_pat
     assert all(one["measured"] > 0 for one in proof["compared"] if one["name"] in ("p50", "p99", "busy", "image_cost"))
 
 
+def test_replicas_of_ray_are_workers_and_tell_no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = b'inkwash_engines{worker="tiny@ray"} 3.0\ninkwash_engines{worker="other@ray"} 5.0\ninkwash_rows_total{worker="tiny@ray"} 640.0\n'
+    monkeypatch.setattr(Target, "read", lambda self, path: page)
+    target = Target("http://127.0.0.1:1")
+    assert workers_of(target, "tiny") == 3
+    with pytest.raises(ResourceError, match="no ready worker of mini; it has tiny@ray, other@ray"):
+        workers_of(target, "mini")
+    row = Row(3, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.5, 8.0, 0.0)
+    load = {"requests": 8, "done": 8, "refused": 0, "late": 0, "span_sec": 1.0, "p50": 1.0, "p95": 1.0, "p99": 1.0}
+    assert "busy" not in {one.name for one in compare(load, meters(target), row, 0.0)}
+    assert "busy" in {one.name for one in compare(load, Meters(2.0, 40.0, 640.0), row, 0.0)}
+
+
 @pytest.mark.parametrize(("words", "code"), [
     (["--deadline", "5"], "bad_traffic"), (["--deadline", "5", "--rate", "1", "--traffic", "a"], "bad_traffic"),
     (["--deadline", "0", "--rate", "1"], "bad_number"), (["--deadline", "5", "--rate", "1/day"], "bad_number"),
@@ -135,6 +150,9 @@ def test_the_command_plans_and_proves(server: Running, tiny_model: Path, tmp_pat
     (["--deadline", "5", "--rate", "1", "--guidance", "CFG(scale=4.0)"], "bad_guidance"),
     (["--deadline", "5", "--rate", "1", "--workers", "0", "--curve", "none.json"], "bad_workers"),
     (["--deadline", "5", "--rate", "1", "--prove", "localhost"], "bad_url"),
+    (["--deadline", "5", "--traffic", "a", "--seed", "1"], "inert_option"), (["--deadline", "5", "--traffic", "a", "--count", "1"], "inert_option"),
+    (["--deadline", "5", "--rate", "1", "--curve", "a", "--device", "cpu"], "inert_option"),
+    (["--deadline", "5", "--rate", "1", "--prove", "http://localhost", "--workers", "2"], "inert_option"),
 ])
 def test_the_command_refuses_nonsense(words: list[str], code: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["plan", *words, "--model", str(tiny_model)]) in (2, 3)

@@ -12,7 +12,7 @@ from inkwash.errors import DataError, UsageError
 from inkwash.serve.plan.answer import Row, divide, plan, row_of
 from inkwash.serve.plan.curve import Curve, read_curve, write_curve
 from inkwash.serve.plan.simulate import Server, percentile, simulate
-from inkwash.serve.plan.traffic import Arrival, poisson, read_traffic
+from inkwash.serve.plan.traffic import Arrival, poisson, rate_of, read_traffic
 from inkwash.serve.policy import FirstCome, Policy, ShortestRemaining
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -184,8 +184,14 @@ def test_traffic_of_a_file(tmp_path: Path) -> None:
     assert (second.body["prompt"], second.body["steps"], second.body["sampler"]) == ("a cat", 5, "ddim")
 
 
+def test_requests_that_come_at_once_have_a_rate() -> None:
+    assert rate_of([Arrival(0.0, 20, True, 4.0, {}), Arrival(0.0, 20, True, 2.0, {})]) == 0.5
+    assert rate_of([Arrival(0.0, 20, True, 4.0, {}), Arrival(5.0, 20, True, 2.0, {})]) == 0.4
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", "{}", '{"at": -1}', '{"at": true}', '{"at": 1, "step": 4}', '{"at": 1, "steps": 0}', '{"at": 1e999}',
-                                  '{"at": 1, "guidance": "CFG(scale=4.0)"}', '{"at": 1, "deadline_ms": 0}'])
+                                  '{"at": 1, "guidance": "CFG(scale=4.0)"}', '{"at": 1, "deadline_ms": 0}',
+                                  f'{{"at": 1{"0" * 400}}}', f'{{"at": 1, "prompt": {"[" * 100_000}'], ids=lambda line: line[:30])
 def test_bad_traffic_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(f'{{"at": 0}}\n{line}\n')
     with pytest.raises(DataError, match="line 2") as error:

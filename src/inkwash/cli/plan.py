@@ -27,7 +27,7 @@ SAMPLE = 20
 
 def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str, model: str = "mini", steps: str | None = None,
          sampler: str | None = None, spacing: str | None = None, guidance: str | None = None, size: str | None = None, count: str | None = None,
-         seed: str = "0", curve: Path | None = None, save_curve: Path | None = None, device: str = "auto", price: str = "0",
+         seed: str | None = None, curve: Path | None = None, save_curve: Path | None = None, device: str | None = None, price: str = "0",
          workers: str | None = None, config: Path | None = None, prove: str | None = None,
          json: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
     """Predict workers, latency, memory and cost for a traffic.
@@ -58,13 +58,13 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
     count
         Requests of Poisson traffic; 5000 unless given.
     seed
-        Of Poisson traffic.
+        Of Poisson traffic; 0 unless given.
     curve
         A batch curve as JSON; measured unless given.
     save_curve
         Keep the measured curve here.
     device
-        cpu, cuda, mps or auto, where the curve is measured.
+        cpu, cuda, mps or auto, where the curve is measured; auto unless given.
     price
         Of a worker for an hour, for the cost of an image.
     workers
@@ -80,11 +80,15 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
         raise UsageError("bad_traffic", "give either --traffic FILE or --rate NUMBER")
     if curve is not None and save_curve is not None:
         raise UsageError("two_curves", "--save-curve keeps a curve that is measured, and --curve gives one; leave one of them out")
-    if traffic is not None and count is not None:
-        raise UsageError("bad_traffic", "--count is for Poisson traffic; a file has as many requests as it has")
+    for given, name, why in ((traffic is not None and count, "--count", "Poisson traffic, and a file has as many requests as it has"),
+                             (traffic is not None and seed, "--seed", "Poisson traffic, and a file says when its requests come"),
+                             (curve is not None and device, "--device", "the measurement of a curve, and one is given by --curve"),
+                             (prove is not None and workers, "--workers", "a prediction alone, and --prove takes as many as the server has")):
+        if given:
+            raise UsageError("inert_option", f"{name} is for {why}; leave it out")
     deadline_sec = _positive(deadline, "--deadline", 3600.0)
     hourly = 0.0 if price == "0" else _positive(price, "--price", 1e6)
-    options = Options(steps, sampler, spacing, guidance, None, seed, size)
+    options = Options(steps, sampler, spacing, guidance, None, seed or "0", size)
     check_options("x", options)
     for name in ("starlette", "prometheus_client", "sqlalchemy", "obstore"):
         if importlib.util.find_spec(name) is None:
@@ -109,7 +113,7 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
 
         target = Target(prove, os.environ.get("INKWASH_API_KEY", ""))
         number_of_workers = workers_of(target, info.name)
-    known = read_curve(curve) if curve is not None else _measure(folder, device, (usual.width, usual.height))
+    known = read_curve(curve) if curve is not None else _measure(folder, device or "auto", (usual.width, usual.height))
     if known.size:
         _require_size([size], known.size)
     if save_curve is not None:

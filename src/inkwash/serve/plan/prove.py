@@ -6,7 +6,6 @@ that costs nothing is taken before the load, and added to the times predicted. A
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import time
@@ -62,9 +61,9 @@ class Proof(NamedTuple):
 
 
 def workers_of(target: Target, model: str) -> int:
-    """How many ready workers a server has for a model. Raises ResourceError `server_unreachable`, `model_not_served`."""
-    found = json.loads(target.read("/readyz"))["workers"]
-    number = sum(name.rpartition("@")[0] == model and state == "ready" for name, state in found.items())
+    """How many engines a server has ready for a model, replicas of Ray too. Raises ResourceError `server_unreachable`, `model_not_served`."""
+    found = dict(re.findall(r'^inkwash_engines\{worker="(.*)"\} (\S+)$', target.read("/metrics").decode(), re.MULTILINE))
+    number = sum(int(float(engines)) for name, engines in found.items() if name.rpartition("@")[0] == model)
     if not number:
         raise ResourceError("model_not_served", f"the server has no ready worker of {model}; it has {', '.join(found) or 'none'}")
     return number
@@ -78,7 +77,7 @@ def prove(target: Target, arrivals: Sequence[Arrival], row: Row, curve: Curve, p
     load = report(sent)
     expected = row._replace(p50=row.p50 + trip, p95=row.p95 + trip, p99=row.p99 + trip)
     bad, checked = wrong(sent, solo_over_http(target))
-    return Proof(compare(load, spent.seconds, expected, price), load, bad, checked, tick_of(arrivals, curve, spent, int(load["done"])))
+    return Proof(compare(load, spent, expected, price), load, bad, checked, tick_of(arrivals, curve, spent, int(load["done"])))
 
 
 def tick_of(arrivals: Sequence[Arrival], curve: Curve, spent: Meters, done: int) -> Tick | None:
@@ -107,11 +106,12 @@ def meters(target: Target) -> Meters:
     return Meters(*(sum(map(float, re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))) for name in names))
 
 
-def compare(load: dict[str, float], busy: float, row: Row, price: float) -> list[Compared]:
-    """The numbers of a row beside those of a load; percentiles only where images were made."""
+def compare(load: dict[str, float], spent: Meters, row: Row, price: float) -> list[Compared]:
+    """The numbers of a row beside those of a load; percentiles only where images were made, busy only where ticks were told: replicas tell none."""
     number, span = load["requests"], load["span_sec"]
-    pairs = {"kept": load["done"] / number, "refused": load["refused"] / number, "late": load["late"] / number,
-             "busy": busy / (row.workers * span)}
+    pairs = {"kept": load["done"] / number, "refused": load["refused"] / number, "late": load["late"] / number}
+    if spent.ticks:
+        pairs["busy"] = spent.seconds / (row.workers * span)
     if load["done"] and row.kept:
         pairs = {"p50": load["p50"], "p95": load["p95"], "p99": load["p99"], "images_per_sec": load["done"] / span, **pairs}
         if price:

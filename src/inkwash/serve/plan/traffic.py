@@ -60,7 +60,7 @@ def read_traffic(file: Path, usual: Mapping[str, Any], deadline_sec: float) -> l
         if line.strip():
             try:
                 found.append(_arrival(line, number, usual, deadline_sec))
-            except ValueError as error:
+            except (ValueError, OverflowError, RecursionError) as error:                 # the others of numbers and nests without end
                 raise DataError("bad_traffic", f'"{file}", line {number}: {error}') from None
     if not found or len(found) > MAX_ARRIVALS:
         raise DataError("bad_traffic", f'"{file}" has {len(found)} requests; give 1..{MAX_ARRIVALS}')
@@ -89,5 +89,5 @@ def _arrival(line: str, number: int, usual: Mapping[str, Any], deadline_sec: flo
 
 
 def rate_of(arrivals: Sequence[Arrival]) -> float:
-    """Requests a second, by the time of the last one."""
-    return len(arrivals) / max(arrivals[-1].at, 1e-9)
+    """Requests a second, by the time of the last one; where all come at once, by the longest time that one of them waits."""
+    return len(arrivals) / (arrivals[-1].at or max(arrival.deadline_sec for arrival in arrivals))
