@@ -43,7 +43,8 @@ def test_an_edit_says_how_it_was_made_and_is_made_again(tiny_model: Path, here: 
     assert run([*again, "--image", "in.png", "--mask", "mask.png"]) == 0
     capsys.readouterr()
     for given, code, text in ((["--mask", "mask.png"], 2, f"sha256 {said['image']['sha256'][:16]}"), (["--image", "in.png"], 2, "--mask"),
-                              (["--image", "other.png", "--mask", "mask.png"], 3, "error[image_differs]")):
+                              (["--image", "other.png", "--mask", "mask.png"], 3, "error[image_differs]"),
+                              (["--image", "in.png", "--mask", "small.png"], 2, "error[mask_size_differs]")):
         assert run([*again, *given]) == code
         assert text in capsys.readouterr().err
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,7 +91,7 @@ def reproduce(file: Path, /, *, out: Annotated[str | None, Parameter(name=["--ou
 def read_request(file: Path, stored: dict[str, Any], image: str | None = None, mask: str | None = None) -> Request:
     """The request in a record, with the pictures that it names by their hashes.
 
-    Raises CheckpointError `bad_parameters`, UsageError `needs_image`, DataError `image_differs`.
+    Raises CheckpointError `bad_parameters`, UsageError `needs_image`, DataError `image_differs`, and what `fit_pictures` raises of the ones given.
     """
     raw = stored.get("request")
     if not isinstance(raw, dict):
@@ -100,17 +102,23 @@ def read_request(file: Path, stored: dict[str, Any], image: str | None = None, m
             raise UsageError("needs_image", f'"{file}" was made with the {name} {_said(names[name])}; give that picture by --{name}')
         if names[name] is None and path is not None:
             raise UsageError("needs_image", f'"{file}" was made without {name}; leave out --{name}')
-    try:
+    with _usable(file):
         request = Request(**{key: value for key, value in raw.items() if key not in (*names, "strength")})
-        source, paint, _ = fit_pictures(image, mask, request.width, request.height)
-        for name, found in (("image", source), ("mask", paint)):
-            said = names[name]
-            if found is not None and not (isinstance(said, dict) and said.get("sha256") == found.sha256):
-                raise DataError("image_differs", f'"{file}" was made with the {name} {_said(said)}, the one given has '
-                                                 f"{found.sha256[:16]} at {found.size}; give the right one by --{name}")
+    source, paint, _ = fit_pictures(image, mask, request.width, request.height)
+    for name, found in (("image", source), ("mask", paint)):
+        said = names[name]
+        if found is not None and not (isinstance(said, dict) and said.get("sha256") == found.sha256):
+            raise DataError("image_differs", f'"{file}" was made with the {name} {_said(said)}, the one given has '
+                                             f"{found.sha256[:16]} at {found.size}; give the right one by --{name}")
+    with _usable(file):
         return dataclasses.replace(request, image=source, mask=paint, strength=raw.get("strength"))
-    except DataError:
-        raise
+
+
+@contextmanager
+def _usable(file: Path) -> Iterator[None]:
+    """What the record in a file is no good for is the file's fault."""
+    try:
+        yield
     except (TypeError, InkwashError) as error:
         raise CheckpointError("bad_parameters", f'"{file}": its parameters cannot be used: {error}; use the original file') from None
 
