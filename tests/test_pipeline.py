@@ -270,6 +270,13 @@ def test_a_damaged_model_is_refused(tiny_model: Path, tmp_path: Path, what: str,
         assert "tensor" in caught.value.message
 
 
+def test_a_process_that_does_not_exist_is_damage_too(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    save_info(folder, dataclasses.replace(read_info(folder), process="Parabola()"))     # with a manifest to match
+    with pytest.raises(CheckpointError, match="Parabola"):
+        Pipeline.from_pretrained(folder)
+
+
 def test_a_request_survives_its_text(pipe: Pipeline) -> None:
     for request in (ASK, *OTHERS):
         assert Request(**json.loads(json.dumps(dataclasses.asdict(request)))) == request
@@ -287,6 +294,13 @@ def test_arguments_of_another_type_are_refused_by_name(pipe: Pipeline, change: d
 def test_seeds_and_steps_may_be_numbers_of_numpy(pipe: Pipeline) -> None:
     out = pipe("a cube", num_inference_steps=np.int64(1), guidance_scale=np.float32(2), seed=np.int64(7))  # type: ignore[arg-type]
     assert out.seeds == [7]
+
+
+def test_sizes_may_be_numbers_of_numpy_beside_a_picture_too(pipe: Pipeline) -> None:
+    wide, high = map(np.int64, pipe.info.sizes.default)
+    picture = PIL.Image.new("RGB", (int(wide), int(high)), "red")
+    out = pipe("a cube", num_inference_steps=1, width=wide, height=high, image=picture, output_type="latent")  # type: ignore[arg-type]
+    assert len(out.images) == 1
 
 
 def test_a_model_is_not_saved_over_a_file(pipe: Pipeline, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ class Pipeline:
     @staticmethod
     def _denoiser(folder: Path, info: ModelInfo) -> Denoiser:
         try:
+            parse(info.process, Schedule)  # type: ignore[type-abstract]
             prediction, gauge = parse(info.prediction, Prediction), Gauge(info.gauge)  # type: ignore[type-abstract]
             coordinate = parse(info.coordinate, Coordinate) if info.coordinate else None  # type: ignore[type-abstract]
         except (UsageError, ValueError) as error:
@@ -298,7 +299,7 @@ class Pipeline:
                                              default.sampler, default.spacing)
         wide, high = wide if width is None else width, high if height is None else height
         if image is not None:
-            self.info.sizes.check(*(check_int(side, "width and height", "invalid_size", 1, 1 << 16) for side in (wide, high)))
+            wide, high = self.info.sizes.check(*(check_int(side, "width and height", "invalid_size", 1, 1 << 16) for side in (wide, high)))
         source, mask, note = fit_pictures(image, mask_image, wide, high)
         if note:
             warnings.warn(note, InkwashWarning, stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from inkwash.condition import Null, NullConfig
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.find import find_model, read_info
 from inkwash.io.folder import explicit, load_info, load_part, load_tokenizer, model_hash, part_config, register_networks, save_info, save_part
-from inkwash.io.info import ModelInfo, Sizes, info_text
+from inkwash.io.info import ModelInfo, Sizes, build_info, info_text
 from inkwash.io.tensors import read_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.pipeline import Pipeline
@@ -137,6 +138,15 @@ def test_sizes_say_what_is_allowed() -> None:
         with pytest.raises(UsageError, match=r"64\.\.256 in steps of 16"):
             sizes.check(*wrong)
     assert str(Sizes((128, 128), 128, 128, 128)) == "128x128"
+
+
+@pytest.mark.parametrize("change", [{"sigma_data": 0.0}, {"sigma_data": math.nan}, {"mean": [math.nan]}, {"std": [-1.0]}, {"sizes": {"multiple": 0}},
+                                    {"sizes": {"least": 128, "most": 64}}], ids=str)
+def test_numbers_with_which_no_picture_can_be_made_are_refused(change: dict[str, object]) -> None:
+    good = {"name": "m", "process": "Cosine()", "prediction": "V()", "channels": 1, "mean": [0.0], "std": [1.0]}
+    assert build_info(good).sigma_data == 1.0
+    with pytest.raises(ValueError, match=r"must be|need"):
+        build_info({**good, **change})
 
 
 def test_a_model_that_lost_its_null_condition_is_refused(copy: Path) -> None:

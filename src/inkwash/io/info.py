@@ -32,6 +32,10 @@ class Sizes:
     most: int = 256
     multiple: int = 16
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.least <= self.most and self.multiple >= 1):
+            raise ValueError(f"sizes must be 1 <= least <= most in steps of at least 1, got {self.least}, {self.most} and {self.multiple}")
+
     def check(self, width: int, height: int) -> tuple[int, int]:
         """Returns the size, or raises UsageError `invalid_size` that says which are allowed."""
         if any(not self.least <= side <= self.most or side % self.multiple for side in (width, height)):
@@ -91,8 +95,10 @@ class ModelInfo:
             raise ValueError(f"codec must be 'latent' or 'pixels', got {self.codec!r}")
         if self.conditioning not in ("text", "none"):
             raise ValueError(f"conditioning must be 'text' or 'none', got {self.conditioning!r}")
+        if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
+            raise ValueError(f"sigma_data must be finite and above zero, got {self.sigma_data}")
         wanted = self.channels if self.codec == "latent" else 0
-        if not len(self.mean) == len(self.std) == wanted or not all(math.isfinite(s) and s > 0 for s in self.std):
+        if not len(self.mean) == len(self.std) == wanted or not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
             raise ValueError(f"mean and std need one finite value for each of {wanted} latent channels, std above zero")
 
 
