@@ -115,8 +115,9 @@ def test_adjustments_run_in_order() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: Rescale(-0.1), lambda: Rescale(1.1), lambda: DynamicThreshold(0.0), lambda: DynamicThreshold(99.5),
-                                  lambda: DynamicThreshold(0.9, (1.0, -1.0)), lambda: StaticThreshold((1.0, 1.0)), lambda: StaticThreshold(1.0)],
-                         ids=range(7))
+                                  lambda: DynamicThreshold(0.9, (1.0, -1.0)), lambda: DynamicThreshold(0.9, (-torch.inf, 1.0)),
+                                  lambda: StaticThreshold((1.0, 1.0)), lambda: StaticThreshold(1.0)],
+                         ids=range(8))
 def test_impossible_settings_are_refused(make: type[Adjustment]) -> None:
     with pytest.raises(UsageError, match="expected"):
         make()

@@ -216,7 +216,8 @@ def test_g12_negative_takes_the_place_of_null() -> None:
 
 @pytest.mark.parametrize("text", [
     "CFG('50%')", "CFG(nan)", "CFG(inf)", "CFG(True)", "CFG(None)", "AutoGuidance(scale='2')", "ClassifierGuidance(inf)", "CFG(then=5)",
-    "CFG(then=(5,))", "CFG(interval=5)", "CFG(strength=1)", "APG(0.5)", "APG(threshold=0)", "APG(eta=nan)", "CFG(interval=Interval(2, 1))",
+    "CFG(then=(5,))", "APG(threshold=inf)", "CFG(interval=5)",
+    "CFG(strength=1)", "APG(0.5)", "APG(threshold=0)", "APG(eta=nan)", "CFG(interval=Interval(2, 1))",
     "CFG(interval=Interval(1, 2, 'time'))", "CFG(scale=5, against=3)", "Interval(1, 2)",
 ])
 def test_g9_a_scale_is_a_number_and_fields_have_their_kind(text: str) -> None:

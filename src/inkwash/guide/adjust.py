@@ -9,6 +9,7 @@ refuses to run; `bind` fills the range in, and whoever writes `bounds` in the te
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -82,6 +83,8 @@ class DynamicThreshold(_Threshold):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bounds is not None and not all(map(math.isfinite, self.bounds)):
+            raise UsageError("bad_value", f"DynamicThreshold.bounds is {self.bounds!r}; expected finite ones, which values are measured in")
         if not 0 < self.percentile <= 1:
             raise UsageError("bad_value", f"DynamicThreshold.percentile is {self.percentile!r}; expected a number above 0, at most 1")
 

@@ -37,8 +37,8 @@ class APG(Contrast):
         super().__post_init__()
         if not (isinstance(self.eta, int | float) and math.isfinite(self.eta)):
             raise UsageError("bad_value", f"APG.eta is {self.eta!r}; expected a finite number, 0 to drop the parallel part, 1 to keep it")
-        if self.threshold is not None and not self.threshold > 0:
-            raise UsageError("bad_value", f"APG.threshold is {self.threshold!r}; expected a norm above 0, or None")
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
+            raise UsageError("bad_value", f"APG.threshold is {self.threshold!r}; expected a finite norm above 0, or None for no limit")
         if self.scale < 1:
             raise UsageError("bad_value", f"APG.scale is {self.scale:g}; projection is defined for a scale of at least 1; use CFG below that")
 
