@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from inkwash.cli.main import run
 from inkwash.companion import CLASSES, class_of
@@ -17,6 +19,8 @@ from inkwash.io.folder import load_part, part_hash, save_part
 from inkwash.nn.classifier import ClassifierConfig
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
+from inkwash.train.config import validate
+from inkwash.train.run import train
 
 GUIDED = "ClassifierGuidance(scale=3, base='cond', interval=Interval(0, 50))"
 
@@ -79,6 +83,23 @@ def test_classifier_guidance_raises_the_probability_of_the_named_class(tiny_mode
         assert sum(gain) > 0
     with pytest.raises(UsageError, match="cube, cat"):
         make(pipeline, GUIDED, "a sphere")
+
+
+def test_a_classifier_that_was_trained_here_can_be_named(tiny_model: Path, stranger_model: Path, tmp_path: Path) -> None:
+    raw = {"task": "classifier", "steps": 1, "batch": 4, "precision": "float32", "process": "Cosine()", "classes": ["red", "blue"],
+           "autoencoder": str(tiny_model), "network": "ClassifierConfig(in_channels=4, num_classes=2, widths=(16,), attention=(False,))",
+           "data": {"size": 32, "validation": 2}, "validate_every": 0}
+    data, noise = tmp_path / "data", np.random.default_rng(0)
+    data.mkdir()
+    for i in range(12):
+        Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(data / f"{i:02}.png")
+        (data / f"{i:02}.txt").write_text(f"a {('red', 'blue')[i % 2]} square")
+    train(validate(raw, "judge"), [data], tmp_path / "run", quiet=True)
+    pipeline = Pipeline.from_pretrained(tiny_model, classifier=tmp_path / "run")
+    assert pipeline.classifier is not None
+    assert pipeline.classifier.classes == ("red", "blue")
+    with pytest.raises(CheckpointError, match="another autoencoder"):
+        Pipeline.from_pretrained(stranger_model, classifier=tmp_path / "run")
 
 
 def test_a_companion_from_another_space_is_refused(tiny_model: Path, stranger_model: Path, judge: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from inkwash.core.level import Gauge, Level, rescale
 from inkwash.errors import CheckpointError
 from inkwash.guide import ClassifierShift
 from inkwash.io.folder import load_part, part_folder, part_hash
+from inkwash.io.tensors import add_text, read_text
 
 CLASSES = "classes.json"
 
@@ -51,16 +52,24 @@ class Classifier:
         return ClassifierShift(self.log_prob)
 
 
+def save_classes(folder: Path, classes: Sequence[str], autoencoder: Path | None) -> None:
+    """Writes beside a classifier in `folder` what `load_classifier` reads: its classes, and the hash of the autoencoder that made its latents."""
+    space = "" if autoencoder is None else part_hash(part_folder(autoencoder, "vae"), "vae")
+    add_text(folder, f"classifier/{CLASSES}", json.dumps({"classes": list(classes), "autoencoder": space}, ensure_ascii=False) + "\n")
+
+
 def load_classifier(path: str | Path, model: Path) -> Classifier:
     """The classifier in a finished run's folder (or the model folder inside), for the model in the folder `model`.
 
-    Raises CheckpointError: `no_part`, `model_damaged`, `wrong_companion` when it was trained on latents of another autoencoder.
+    Raises CheckpointError: `no_part`, `model_damaged`, `ckpt_missing`, `ckpt_corrupt`, `wrong_companion` when it was trained on latents of
+    another autoencoder.
     """
     folder = part_folder(path, "classifier")
+    text = read_text(folder, f"classifier/{CLASSES}")
     try:
-        about = json.loads((folder / "classifier" / CLASSES).read_text("utf-8"))
+        about = json.loads(text)
         classes, autoencoder = tuple(str(name) for name in about["classes"]), about["autoencoder"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError("model_damaged", f'cannot read "{folder / "classifier" / CLASSES}": {error}; export the classifier again') from None
     if autoencoder != part_hash(model, "vae"):
         raise CheckpointError("wrong_companion", f'the classifier in "{folder}" reads the latents of another autoencoder than "{model}" has; '

@@ -9,7 +9,6 @@ in the captions: an item belongs to the one whose name, as whole words, its capt
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.companion import class_of
+from inkwash.companion import class_of, save_classes
 from inkwash.core.coordinate import Angle
 from inkwash.core.level import Gauge, rescale
 from inkwash.core.noise import generator
@@ -26,7 +25,6 @@ from inkwash.data.item import Source
 from inkwash.data.source import Mixture
 from inkwash.errors import DataError
 from inkwash.io.folder import save_part
-from inkwash.io.tensors import add_text
 from inkwash.train.config import ClassifierRun
 from inkwash.train.diffusion import NUM_BINS, Examples
 from inkwash.train.features import Features, read_codec
@@ -106,7 +104,7 @@ class ClassifierTask:
 
     def export(self, folder: Path, dtype: torch.dtype) -> None:
         save_part(folder, "classifier", self.network, dtype=dtype)
-        add_text(folder, "classifier/classes.json", json.dumps(list(self.config.classes)) + "\n")
+        save_classes(folder, self.config.classes, self.config.autoencoder)
 
     def summary(self) -> str:
         return self.features.loader.summary()
