@@ -182,3 +182,17 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         fail()
     assert [path.name for path in target.iterdir()] == ["one"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_what_was_moved_away_by_a_killed_process_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "check-point"
+    with durable.new_folder(target) as folder:
+        (folder / "one").write_text("1")
+    target.rename(tmp_path / f"{durable.OLD}123-check-point")                            # as between the two names of `new_folder`
+    (tmp_path / f"{durable.PARTIAL}123-check-point").mkdir()
+    durable.remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["check-point"]
+    assert [path.name for path in target.iterdir()] == ["one"]
+    (tmp_path / f"{durable.OLD}123-check-point").mkdir()                                  # and where the new one has come
+    durable.remove_partials(tmp_path)
+    assert [path.name for path in target.iterdir()] == ["one"]

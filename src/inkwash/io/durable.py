@@ -17,6 +17,7 @@ from pathlib import Path
 from inkwash.errors import ResourceError
 
 PARTIAL = ".partial-"
+OLD = f"{PARTIAL}old-"                                     # what is being replaced
 _MIB = 2**20
 
 
@@ -39,16 +40,24 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def space_for(folder: Path, num_bytes: int, intact: str = "") -> Iterator[None]:
-    """Turns "no space left" (or a quota, or a size limit) inside the block into ResourceError `disk_full`; `intact` ends the message."""
+    """Turns "no space left" (or a quota, or a size limit) inside the block into ResourceError `disk_full`; `intact` ends the message.
+
+    Of blocks inside one another the outermost that knows its size speaks: it knows what was wanted in all.
+    """
     try:
         yield
+    except ResourceError as error:
+        if error.code != "disk_full" or not num_bytes:
+            raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        where = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(where).free
-        raise ResourceError("disk_full", f'cannot write to "{folder}": needs {num_bytes / _MIB:.1f} MiB, {free / _MIB:.1f} MiB free in "{where}"; '
-                                         f"free some space and run again{'; ' + intact if intact else ''}") from None
+    else:
+        return
+    where = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(where).free
+    raise ResourceError("disk_full", f'cannot write to "{folder}": needs {num_bytes / _MIB:.1f} MiB, {free / _MIB:.1f} MiB free in "{where}"; '
+                                     f"free some space and run again{'; ' + intact if intact else ''}")
 
 
 def write_bytes(path: Path, data: bytes, intact: str = "") -> None:
@@ -79,7 +88,7 @@ def new_folder(path: Path, num_bytes: int = 0, intact: str = "") -> Iterator[Pat
     `num_bytes` is what will be written, for the message of `disk_full`. When the block raises, nothing is left behind.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    old = path.with_name(f"{PARTIAL}old-{os.getpid()}-{path.name}")
+    old = path.with_name(f"{OLD}{os.getpid()}-{path.name}")
     with space_for(path.parent, num_bytes, intact):
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -110,7 +119,12 @@ def with_sync(path: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Deletes what a killed process left half-written in `folder`."""
+    """Deletes what a killed process left half-written in `folder`; a folder that it had moved away to replace it gets its name back."""
+    for path in folder.glob(f"{OLD}*"):
+        name = path.name.removeprefix(OLD).partition("-")[2]
+        if name and not (folder / name).exists():
+            path.rename(folder / name)
+            sync_folder(folder)
     for path in folder.glob(f"{PARTIAL}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
