@@ -211,3 +211,10 @@ def test_a_dangling_link_is_an_unreadable_image(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     with pytest.raises(DataError, match=r"gone\.png"):
         source[[source.key(i) for i in range(len(source))].index("gone.png")]
+
+
+@pytest.mark.parametrize("paths", [None, 3, [None], ["scenes:3", 3]])
+def test_what_is_no_path_is_named(paths: object) -> None:
+    with pytest.raises(UsageError, match="data must be") as caught:
+        open_source(paths)  # type: ignore[arg-type]
+    assert caught.value.code == "bad_path"

@@ -41,6 +41,9 @@ def test_two_processes_train_as_one_and_one_goes_on(one: Path, tmp_path: Path, c
     found = run(torchrun(command(out, parallel=parallel, **SETTINGS)))
     assert found.returncode == 0, found.stderr
     assert losses(out) == pytest.approx(losses(one), rel=1e-4)
+    arrays, same = ({path.relative_to(folder): path.read_bytes() for path in folder.glob("cache/*/rows.npy")} for folder in (one, out))
+    assert arrays == same, "the caches have the same names and bytes, however many processes computed them"
+    assert len(arrays) == 3, "pixels and latents for training, pixels of what is held out"
     mine, theirs = (checkpoint.load(checkpoint.path_of(folder, 4)) for folder in (one, out))
     for group in ("weights", "ema", "optimizer"):
         assert mine.tensors[group].keys() == theirs.tensors[group].keys()

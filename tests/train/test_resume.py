@@ -101,13 +101,15 @@ def test_t24_disk_full(stopped: Path, data: Path, monkeypatch: pytest.MonkeyPatc
     before = {path: path.read_bytes() for path in stopped.glob("checkpoint-*/*")}
 
     def full(path: Path, data: bytes, intact: str = "") -> None:
-        raise OSError(28, "No space left on device")
+        with durable.space_for(path.parent, len(data), intact):
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("inkwash.io.tensors.write_bytes", full)
     with pytest.raises(ResourceError) as caught:
         train(toy(), [data], stopped, quiet=True)
     assert caught.value.code == "disk_full"
     assert caught.value.exit_code == 5
+    assert f'cannot write to "{stopped}"' in caught.value.message
     assert "MiB free" in caught.value.message
     assert "last good checkpoint step 4 is intact" in caught.value.message
     assert {path: path.read_bytes() for path in stopped.glob("checkpoint-*/*")} == before
@@ -174,8 +176,11 @@ def test_only_the_last_n_are_kept(straight: tuple[Result, Path]) -> None:
 def test_two_runs_cannot_share_a_folder(stopped: Path, data: Path) -> None:
     import fcntl
 
-    with (stopped / ".lock").open("w") as file:
+    (stopped / f"{durable.PARTIAL}123-checkpoint-00000006").mkdir()                     # what the other is writing
+    before = {path: path.stat().st_mtime_ns for path in stopped.rglob("*")}
+    with (stopped / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BusyError) as caught:
+        with pytest.raises(BusyError, match="wait for it, stop it, or choose another --out") as caught:
             train(toy(), [data], stopped, quiet=True)
     assert caught.value.exit_code == 9
+    assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -243,6 +244,8 @@ def _prepare(folder: Path) -> None:
             raise UsageError("bad_output", f'--report "{folder}" has other things in it; give a new folder, or one of an earlier report')
         (folder / CACHE).mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
         raise UsageError("output_not_writable", f'cannot write to "{folder}": {error.strerror}; give another place by --report') from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import threading
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -63,6 +64,7 @@ def train(
         for key, loss in replay_run(config, data, folder, as_path(replay, "--replay"), cache=shared):
             print(f"{loss:12.6g}  {key}")
         return 0
+    threading.excepthook = _quiet
     command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", out]
     command += [word for setting in set or () for word in ("--set", setting)]
     result = run(config, data, folder, resume=None if resume is None else as_path(resume, "--resume"), accept_changes=accept_changes,
@@ -70,3 +72,9 @@ def train(
     if result.stopped and not quiet:
         print(f"stopped at step {result.step} of {config.steps} and saved; go on with: {shlex.join(command)}", file=sys.stderr)
     return 128 + result.stopped if result.stopped else 0
+
+
+def _quiet(details: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own: what stops it, such as a full disk, is raised again where the run writes next."""
+    if not isinstance(details.exc_value, OSError):
+        threading.__excepthook__(details)

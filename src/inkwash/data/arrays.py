@@ -61,7 +61,7 @@ def cached_array(
 
     size_bytes = math.prod((count, *shape)) * np.dtype(dtype).itemsize
     try:
-        with space_for(folder, size_bytes, "what was computed so far is kept"):
+        with space_for(folder.parent, size_bytes, "what was computed so far is kept"):
             folder.mkdir(parents=True, exist_ok=True)
             _make_room(folder, (count, *shape), np.dtype(dtype))
             tell()

@@ -18,8 +18,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from inkwash.train.stop import Stop
-
 FORWARDS = ("encode", "decode", "embed_text", "embed_image")
 
 
@@ -99,9 +97,10 @@ class Group:
         if self.world > 1:
             dist.barrier()
 
-    def agree(self, stop: Stop) -> None:
-        """When one process got a signal, all stop after this step."""
-        if self.world > 1:
-            tensor = torch.tensor(stop.signal, device=self.device)
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
-            stop.signal = int(tensor)
+    def agree(self, signal: int) -> int:
+        """The signal that a process got, the same answer in all, so that all stop after the same step; 0 if none did."""
+        if self.world == 1:
+            return signal
+        tensor = torch.tensor(signal, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)

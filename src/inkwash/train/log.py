@@ -74,7 +74,8 @@ class Log:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)  # type: ignore[no-untyped-call]
+            with space_for(run, 0, checkpoint.intact(run)):
+                self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)  # type: ignore[no-untyped-call]
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line; numbers go to TensorBoard as well. Raises ResourceError `disk_full`."""
@@ -120,4 +121,5 @@ class Log:
         if self._bar is not None:
             self._bar.close()
         if self._board is not None:
-            self._board.close()
+            with space_for(self.run, 0, checkpoint.intact(self.run)):
+                self._board.close()

@@ -42,13 +42,13 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
     Raises DivergedError after 3 steps in a row without a finite loss, ResourceError `disk_full`.
     """
     config = trainer.config
-    stop, first = Stop(), trainer.step
+    stop, stopped, first = Stop(), 0, trainer.step
     window: dict[str, list[float]] = {}
     since, seen = time.monotonic(), 0
     with stop.listening():
         if first == 0:
             report(trainer, out, log)
-        while trainer.step < config.steps and not stop.signal:
+        while trainer.step < config.steps and not (stopped := trainer.group.agree(stop.signal)):
             logs = _first_step(trainer) if trainer.step == first else trainer.run_step()
             seen += config.batch
             step = trainer.step
@@ -70,13 +70,13 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
             before = time.monotonic()
             report(trainer, out, log)
             since += time.monotonic() - before
-            trainer.group.agree(stop)
         save(trainer, out)
+        stopped = trainer.group.agree(stopped or stop.signal)
     snapshot = trainer.snapshot()
     shas = digest(snapshot.tensors["weights"]), digest(snapshot.tensors["ema"])
-    if not stop.signal:
+    if not stopped:
         log.event("end", trainer.step, {"sha256": shas[0], "ema_sha256": shas[1]})
-    return Result(trainer.step, *shas, stop.signal)
+    return Result(trainer.step, *shas, stopped)
 
 
 def _first_step(trainer: Trainer) -> dict[str, float]:

@@ -1,24 +1,31 @@
-"""Signals that end a run: SIGINT and SIGTERM are remembered until the running step is finished; a second SIGINT interrupts at once."""
+"""Signals that end a run: SIGINT and SIGTERM are remembered until the running step is finished; a second SIGINT interrupts at once.
+
+Ctrl-C under torchrun reaches a process twice, from the terminal and from torchrun: within a second it counts once.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ONCE_SEC = 1.0
+
 
 class Stop:
-    """`signal` is the number of the one that came, 0 before."""
+    """`signal` is the number of the first that came, 0 before."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal, self._came = 0, 0.0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number == signal.SIGINT:
+        if not self.signal:
+            self.signal, self._came = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._came > ONCE_SEC:
             raise KeyboardInterrupt
-        self.signal = number
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from inkwash.data.scenes.layout import CANVAS, EVERYTHING, Dice, bounds, sample,
 from inkwash.data.scenes.render import render
 from inkwash.data.scenes.wanted import Wanted, read
 from inkwash.errors import DataError, UsageError
+from inkwash.io.durable import PARTIAL, space_for
 
 VERSION = 1                                                                             # counts changes that draw other pixels or words
 
@@ -113,7 +115,10 @@ def open_scenes(text: str) -> Scenes:
 
 
 def write_scenes(source: Scenes, out: Path, kind: str, progress: Progress | None = None) -> Path:
-    """Write all scenes below the folder `out` as "parquet", "folder" or "tar"; returns the path to train on. Raises DataError `exists`."""
+    """Write all scenes below the folder `out` as "parquet", "folder" or "tar", all or nothing; returns the path to train on.
+
+    Raises UsageError `bad_format`, DataError `exists`, ResourceError `disk_full`.
+    """
     writers: dict[str, Callable[[Scenes, Path, Progress], Path]] = {"parquet": _parquet, "folder": _folder, "tar": _tar}
     if kind not in writers:
         raise UsageError("bad_format", f"--format must be {', '.join(writers)}, got {kind!r}")
@@ -121,7 +126,20 @@ def write_scenes(source: Scenes, out: Path, kind: str, progress: Progress | None
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError("exists", f"{str(out)!r} exists and is not an empty folder; name another one")
     out.mkdir(parents=True, exist_ok=True)
-    return writers[kind](source, out, progress or (lambda done, total, what: None))
+    partial = out / f"{PARTIAL}scenes"                                                  # sources pass over names that begin with a dot
+    partial.mkdir()
+    try:
+        with space_for(out, len(source[0].image) * len(source)):
+            made = writers[kind](source, partial, progress or (lambda done, total, what: None))
+            for path in sorted(partial.iterdir()):
+                path.rename(out / path.name)
+        partial.rmdir()
+    except BaseException:
+        shutil.rmtree(partial)
+        if not any(out.iterdir()):
+            out.rmdir()
+        raise
+    return out / made.relative_to(partial)
 
 
 def _labels(item: Item) -> str:
