@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from inkwash.cli.main import run
 from inkwash.codec import Latent
 from inkwash.condition import NullConfig, TextConditioner
 from inkwash.core.coordinate import Coordinate
@@ -114,6 +115,14 @@ def test_zero_terminal_snr_and_the_defaults_are_read(theirs: Path, tmp_path: Pat
     wanted = diffusers.DDIMScheduler(**SCHEDULER, rescale_betas_zero_snr=True).alphas_cumprod
     steps = torch.arange(1, 1001, dtype=torch.float64) / 1000
     torch.testing.assert_close(pipe.schedule(steps).alpha.square().float(), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_foreign_folder_is_inspected(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(theirs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["written_by"] == "diffusers"
+    assert {part["part"]: part["parameters"] for part in found["parts"]}["unet"] == sum(
+        item.numel() for item in Pipeline.from_pretrained(theirs).denoiser.network.parameters())
 
 
 def test_prompts_have_the_ids_of_transformers(theirs: Path, tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from cyclopts import Parameter
 
 from inkwash.cli.main import print_json
 from inkwash.cli.settings import describe_model, load
+from inkwash.io.foreign_info import is_foreign
 from inkwash.io.info import ModelInfo
 
 if TYPE_CHECKING:
     from inkwash.pipeline import Pipeline
-
-BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bfloat16": 2, "float16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
 
 def inspect(model: str = "mini", /, *, words: int = 40, json: Annotated[bool, Parameter(negative="", show_default=False)] = False) -> int:
@@ -48,9 +47,9 @@ def describe(folder: Path, info: ModelInfo) -> dict[str, Any]:
     from inkwash.value import parse
 
     schedule, prediction = pipeline.schedule, parse(info.prediction, Prediction)  # type: ignore[type-abstract]
-    parts = parts_of(folder)
+    parts, writer = parts_of(folder), "diffusers" if is_foreign(folder) else f"inkwash {info.inkwash}"
     return {
-        "name": info.name, "hash": pipeline.hash, "written_by": f"inkwash {info.inkwash}", "parts": parts,
+        "name": info.name, "hash": pipeline.hash, "written_by": writer, "parts": parts,
         "parameters": sum(part["parameters"] for part in parts), "bytes": sum(part["bytes"] for part in parts),
         "process": info.process, "terminal_leak": schedule.leak(), "prediction": info.prediction, "prediction_parsed": repr(prediction),
         "gauge": info.gauge, "sigma_data": info.sigma_data, "coordinate": repr(pipeline.denoiser.coordinate),
@@ -87,12 +86,16 @@ def flops(pipeline: Pipeline) -> dict[str, int]:
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:
-    """Name, config, parameters, bytes and dtypes of every part, from manifest and configs."""
-    from inkwash.io.folder import part_config
-    from inkwash.io.tensors import read_manifest
+    """Name, config, parameters, bytes and dtypes of every part, from manifest and configs; of a folder of diffusers from the files themselves."""
+    from inkwash.io.folder import part_config, weights_name
+    from inkwash.io.tensors import describe as tensors_of
+    from inkwash.io.tensors import load_tensors, read_manifest
 
+    files = read_manifest(folder) if not is_foreign(folder) else {
+        f"{path.parent.name}/{path.name}": {"bytes": path.stat().st_size, "tensors": tensors_of(load_tensors(path))}
+        for path in folder.glob("*/*.safetensors") if path.name == weights_name(path.parent.name)}
     found = []
-    for name, entry in sorted(read_manifest(folder).items()):
+    for name, entry in sorted(files.items()):
         if "tensors" in entry:
             tensors = entry["tensors"].values()
             part = name.split("/")[0]
