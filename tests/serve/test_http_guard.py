@@ -316,6 +316,26 @@ def test_a_full_server_still_tells_that_it_lives(tmp_path: Path) -> None:
     assert [asyncio.run(status(path)) for path in ("/livez", "/readyz", "/metrics", "/v1/models")] == [200, 200, 200, 503]
 
 
+def test_a_broken_file_of_keys_lets_nobody_in_and_is_no_bug(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys.txt"
+    key = new_key(file, "alice")
+    guard = Guard(Response(status_code=204), Settings(keys=file), Keys(file), Metrics(), lambda path: 10, frozenset(), lambda owner: None)
+
+    async def ask() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            return await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+
+    assert asyncio.run(ask()).status_code == 204
+    good = file.read_text()
+    file.write_text(good + "bob\n")
+    found = asyncio.run(ask())
+    assert (found.status_code, found.json()["error"]["code"]) == (503, "keys_unreadable")
+    [told] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "line 2" in told.fields["error"]                # type: ignore[attr-defined]
+    file.write_text(good)
+    assert asyncio.run(ask()).status_code == 204
+
+
 def test_a_key_may_have_so_many_requests_in_progress(tmp_path: Path) -> None:
     release, file = asyncio.Event(), tmp_path / "keys.txt"
     alice, bob = (new_key(file, name) for name in ("alice", "bob"))

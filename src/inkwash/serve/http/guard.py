@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inkwash.errors import UsageError
 from inkwash.serve.http.errors import ApiError, internal
 from inkwash.serve.http.keys import Keys, presented
 from inkwash.serve.http.metrics import Metrics
@@ -150,7 +151,7 @@ class Guard:
         return next((origin for origin in origins if origin.lower() != own), None)
 
     def _admit(self, scope: Scope, headers: dict[str, list[str]]) -> None:
-        """Raises ApiError 401, 429 or 503. Without keys all callers are one, for whom `connections` is the limit."""
+        """Raises ApiError 401, 429, 503. Without keys all callers are one, for whom `connections` is the limit."""
         owner = scope["state"]["owner"] = self._owner(headers.get("authorization", []))
         if scope["path"] in _PROBES:
             return
@@ -172,11 +173,15 @@ class Guard:
         return is_loopback(name) or (number and not is_loopback(self.settings.host))
 
     def _owner(self, authorization: list[str]) -> str:
-        """Whose key was presented. One answer for all that is wrong about it."""
+        """Whose key was presented. One answer for all that is wrong about it. While the file of keys is broken there is none."""
         if self.keys is None:
             return NOBODY
         key = presented(authorization[0]) if len(authorization) == 1 else None
-        name = self.keys.name_of(key or "")
+        try:
+            name = self.keys.name_of(key or "")
+        except (UsageError, OSError) as error:
+            LOG.error("the keys cannot be read", extra={"fields": {"error": str(error)}})
+            raise ApiError(503, "keys_unreadable", "the server cannot read its keys at the moment; try again later", retry_sec=5) from None
         if name is None:
             raise ApiError(401, "invalid_api_key", "give a valid API key in the header Authorization: Bearer KEY")
         return name
