@@ -83,45 +83,45 @@ FULL = ConstantStrength()
 ANGLE = AngleAxis()
 
 
-def _check_ends(strength: RampStrength | CosineStrength) -> None:
-    for name in ("noise", "data"):
-        value = getattr(strength, name)
-        if isinstance(value, str | bool) or not 0 <= value < math.inf:
-            raise UsageError("bad_value", f"{type(strength).__name__}.{name} is {value!r}; expected a finite factor of at least 0")
-    if not isinstance(strength.axis, Axis):
-        raise UsageError("bad_value", f"{type(strength).__name__}.axis is {strength.axis!r}; expected AngleAxis(), LamAxis(...) or TimeAxis(...)")
+@dataclass(frozen=True, repr=False)
+class _Ramp(Strength):
+    """m = data (1 - s) + noise s, with s = `share` of the place on the axis."""
+
+    noise: float = 1.0
+    data: float = 0.0
+    axis: Axis = ANGLE
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "data"):
+            value = getattr(self, name)
+            if isinstance(value, str | bool) or not 0 <= value < math.inf:
+                raise UsageError("bad_value", f"{type(self).__name__}.{name} is {value!r}; expected a finite factor of at least 0")
+        if not isinstance(self.axis, Axis):
+            raise UsageError("bad_value", f"{type(self).__name__}.axis is {self.axis!r}; expected AngleAxis(), LamAxis(...) or TimeAxis(...)")
+
+    def __call__(self, lam: float) -> float:
+        share = self.share(self.axis(lam))
+        return self.data * (1 - share) + self.noise * share
+
+    @abstractmethod
+    def share(self, place: float) -> float:
+        """From 0 at data to 1 at noise."""
 
 
 @dataclass(frozen=True, repr=False)
-class RampStrength(Strength):
+class RampStrength(_Ramp):
     """Straight along the axis, from `noise` at the first step to `data` at the last."""
 
-    noise: float = 1.0
-    data: float = 0.0
-    axis: Axis = ANGLE
-
-    def __post_init__(self) -> None:
-        _check_ends(self)
-
-    def __call__(self, lam: float) -> float:
-        place = self.axis(lam)
-        return self.data * (1 - place) + self.noise * place
+    def share(self, place: float) -> float:
+        return place
 
 
 @dataclass(frozen=True, repr=False)
-class CosineStrength(Strength):
+class CosineStrength(_Ramp):
     """Half a cosine along the axis: flat at both ends, `noise` at the first step and `data` at the last."""
 
-    noise: float = 1.0
-    data: float = 0.0
-    axis: Axis = ANGLE
-
-    def __post_init__(self) -> None:
-        _check_ends(self)
-
-    def __call__(self, lam: float) -> float:
-        place = (1 - math.cos(math.pi * self.axis(lam))) / 2
-        return self.data * (1 - place) + self.noise * place
+    def share(self, place: float) -> float:
+        return (1 - math.cos(math.pi * place)) / 2
 
 
 @dataclass(frozen=True, repr=False)
