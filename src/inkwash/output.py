@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from inkwash.errors import UsageError
 from inkwash.io.info import ModelInfo, unknown_words
-from inkwash.request import MAX_SEED, Request, check_int
+from inkwash.request import MAX_SEED, Request, check_int, random_seed
 
 if TYPE_CHECKING:
     from inkwash.condition import Conditioner
@@ -88,11 +87,6 @@ def deliver(images: Sequence[Image], kind: str) -> Output:
             found = found.permute(0, 2, 3, 1).numpy() if kind == "np" else found
     return Output(found, [image.nfe for image in images], [image.request.seed for image in images], [image.seconds for image in images],
                   [image.warnings for image in images])
-
-
-def random_seed() -> int:
-    """A fresh seed that is short enough to type."""
-    return secrets.randbelow(2**32)
 
 
 def seeds_for(count: int, seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None) -> list[int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inkwash._version import __version__
+from inkwash.io.png import infotext
 from inkwash.labels import ENDINGS, LABELS, write_label
 from inkwash.request import Request, as_dict
 
@@ -21,6 +22,11 @@ def settings(request: Request, pipeline: Pipeline) -> dict[str, object]:
     labels = {"Sampler": write_label(request.sampler, LABELS), "Schedule type": write_label(request.spacing, ENDINGS)}
     return {"Steps": request.steps, **labels, **scale, "Seed": request.seed, "Size": f"{request.width}x{request.height}",
             "Model hash": pipeline.hash[:10], "Model": pipeline.info.name, **strength, "Version": f"inkwash {__version__}"}
+
+
+def parameters(request: Request, pipeline: Pipeline) -> str:
+    """The `parameters` text."""
+    return infotext(request.prompt, request.negative, settings(request, pipeline))
 
 
 def record(image: Image, pipeline: Pipeline, pixel_hash: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ spacings and guidances are texts of Values, so that a request can be stored in t
 from __future__ import annotations
 
 import re
+import secrets
 import unicodedata
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -99,6 +100,11 @@ def require_prompt(text: str) -> str:
     if not text.strip():
         raise UsageError("empty_prompt", f"the prompt is empty; describe the picture in 1..{MAX_PROMPT} characters")
     return text
+
+
+def random_seed() -> int:
+    """A fresh seed that is short enough to type."""
+    return secrets.randbelow(2**32)
 
 
 def check_int(value: object, name: str, code: str, low: int, high: int) -> int:

@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from inkwash.cli.main import print_json, warn
 from inkwash.cli.settings import Options, check_options, describe_model, first_request, load, produce, repeated
-from inkwash.io.png import Names, infotext, pixel_sha256, png_bytes
+from inkwash.io.png import Names, pixel_sha256, png_bytes
 from inkwash.picture import fit_pictures
-from inkwash.record import record, settings
+from inkwash.record import parameters, record
 from inkwash.request import Request, as_dict, check_int, check_strength
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def save(image: Image, pipeline: Pipeline, names: Names) -> tuple[Path, str]:
     assert image.pixels is not None
     picture = to_pil(image.pixels)
     pixel_hash = pixel_sha256(picture)
-    text = infotext(image.request.prompt, image.request.negative, settings(image.request, pipeline))
+    text = parameters(image.request, pipeline)
     return names.save(png_bytes(picture, text, record(image, pipeline, pixel_hash)), image.request.seed), pixel_hash
 
 

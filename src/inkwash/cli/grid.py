@@ -38,7 +38,7 @@ class Axis(NamedTuple):
 def grid(prompt: str = "", /, *, x: str, y: str | None = None, out: Annotated[str | None, Parameter(name=["--out", "-o"])] = None,
          model: str = "mini", steps: str | None = None, sampler: str | None = None, spacing: str | None = None, guidance: str | None = None,
          negative: str | None = None, seed: str | None = None, size: str | None = None,
-             device: str = "auto", weak: str | None = None, classifier: str | None = None,
+         device: str = "auto", weak: str | None = None, classifier: str | None = None,
          json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
          quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False) -> int:
     """Make a labelled sheet over one or two settings.

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from inkwash.io.find import find_model, read_info
 from inkwash.io.info import ModelInfo
-from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_size, check_text, require_prompt, sampler_and_spacing
+from inkwash.request import (
+    MAX_SEED,
+    MAX_STEPS,
+    Request,
+    check_guidance,
+    check_int,
+    check_size,
+    check_text,
+    random_seed,
+    require_prompt,
+    sampler_and_spacing,
+)
 
 if TYPE_CHECKING:
     from inkwash.output import Image
@@ -57,7 +68,7 @@ def first_request(prompt: str, options: Options, info: ModelInfo) -> Request:
     sampler, spacing = sampler_and_spacing(options.sampler, options.spacing, default.sampler, default.spacing)
     width, height = info.sizes.check(*check_size(options.size, str(info.sizes))) if options.size is not None else info.sizes.default
     return Request(prompt, check_text(options.negative or "", "the negative prompt"),
-                   check_int(options.seed, "--seed", "bad_seed", 0, MAX_SEED) if options.seed is not None else _random_seed(),
+                   check_int(options.seed, "--seed", "bad_seed", 0, MAX_SEED) if options.seed is not None else random_seed(),
                    check_int(options.steps if options.steps is not None else default.steps, "--steps", "bad_steps", 1, MAX_STEPS),
                    sampler, spacing,
                    check_guidance(options.guidance if options.guidance is not None else default.guidance, "--guidance"), width, height)
@@ -67,12 +78,6 @@ def repeated(request: Request, number: int) -> list[Request]:
     """`number` requests with the seeds seed, seed + 1, ..."""
     check_int(request.seed + number - 1, "the last seed, --seed + n - 1,", "bad_seed", 0, MAX_SEED)
     return [dataclasses.replace(request, seed=request.seed + i) for i in range(number)]
-
-
-def _random_seed() -> int:
-    import secrets
-
-    return secrets.randbelow(2**32)
 
 
 def load(folder: Path, device: str, weak: str | None = None, classifier: str | None = None) -> Pipeline:

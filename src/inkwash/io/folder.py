@@ -34,7 +34,7 @@ from inkwash.io.foreign_info import is_foreign
 from inkwash.io.foreign_own import CODE, LOADER, own_index
 from inkwash.io.info import INFO, ModelInfo, info_text
 from inkwash.io.path import as_path
-from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, write_manifest
+from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, text_entry, write_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.tokenizer import END, PAD, START, Tokenizer
 from inkwash.value import Value, parse
@@ -64,7 +64,7 @@ def save_part(folder: Path, name: str, module: nn.Module, config: NetworkConfig 
     text = json.dumps({"_class_name": type(module).__name__, **known}, indent=1) + "\n"
     write_text(where / "config.json", text)
     entry = save_tensors(where / weights_name(name), tensors, {"format": "pt", "inkwash.config": explicit(value)})
-    _enter(folder, {f"{name}/config.json": _entry(text), f"{name}/{weights_name(name)}": entry})
+    _enter(folder, {f"{name}/config.json": text_entry(text), f"{name}/{weights_name(name)}": entry})
 
 
 def load_part(folder: Path, name: str) -> nn.Module:
@@ -130,7 +130,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     texts = {f"tokenizer/{name}": text for name, text in {"tokenizer.json": tokenizer.text(), **tokenizer_files(tokenizer)}.items()}
     for name, text in texts.items():
         write_text(folder / name, text)
-    _enter(folder, {name: _entry(text) for name, text in texts.items()})
+    _enter(folder, {name: text_entry(text) for name, text in texts.items()})
 
 
 def load_tokenizer(folder: Path, length: int) -> Tokenizer:
@@ -165,7 +165,7 @@ def save_info(folder: Path, info: ModelInfo) -> None:
     texts |= {name: json.dumps(raw, indent=1) + "\n" for name, raw in files.items()}
     for name, text in texts.items():
         write_text(folder / name, text)
-    _enter(folder, {name: _entry(text) for name, text in texts.items()})
+    _enter(folder, {name: text_entry(text) for name, text in texts.items()})
 
 
 def load_info(folder: Path) -> ModelInfo:
@@ -200,11 +200,6 @@ def _enter(folder: Path, entries: Mapping[str, Entry]) -> None:
     write_manifest(folder, {**known, **entries})
 
 
-def _entry(text: str) -> Entry:
-    data = text.encode("utf-8")
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
 def _listed(folder: Path, name: str) -> Entry:
     entry = read_manifest(folder).get(name)
     if entry is None:
@@ -218,7 +213,7 @@ def _checked_text(folder: Path, name: str) -> str:
         text = (folder / name).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError("model_damaged", f'cannot read "{folder / name}": {error}; restore the file') from None
-    if _entry(text) != {"bytes": entry.get("bytes"), "sha256": entry.get("sha256")}:
+    if text_entry(text) != {"bytes": entry.get("bytes"), "sha256": entry.get("sha256")}:
         raise CheckpointError("model_damaged", f'"{folder / name}": sha256 mismatch with {MANIFEST}; restore the file')
     return text
 

@@ -68,11 +68,16 @@ def write_manifest(folder: Path, files: Mapping[str, Entry]) -> None:
     write_text(folder / MANIFEST, json.dumps({"format": FORMAT, "files": dict(sorted(files.items()))}, indent=1) + "\n")
 
 
+def text_entry(text: str) -> Entry:
+    """What the manifest says of a file of text."""
+    data = text.encode("utf-8")
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def add_text(folder: Path, name: str, text: str) -> None:
     """Writes `folder/name` and enters it in the manifest of `folder`, which exists."""
     write_text(folder / name, text)
-    data = text.encode("utf-8")
-    write_manifest(folder, {**read_manifest(folder), name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}})
+    write_manifest(folder, {**read_manifest(folder), name: text_entry(text)})
 
 
 def read_text(folder: Path, name: str) -> str:

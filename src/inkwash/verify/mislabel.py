@@ -11,7 +11,6 @@ of the weights, as long as its last level lets x0 be found; std twice as large w
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from inkwash.io.find import read_info
 from inkwash.io.folder import save_info, weights_name
 from inkwash.io.info import ModelInfo
-from inkwash.io.tensors import MANIFEST, describe, read_manifest, write_manifest
+from inkwash.io.tensors import MANIFEST, describe, read_manifest, text_entry, write_manifest
 
 Change = Callable[[ModelInfo], dict[str, object]]
 
@@ -114,8 +113,7 @@ def replace_text(folder: Path, name: str, text: str, *, manifest: bool) -> None:
     """Writes a file of a model folder, and its hash if `manifest`."""
     (folder / name).write_text(text, "utf-8")
     if manifest:
-        entry = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-        write_manifest(folder, {**read_manifest(folder), name: entry})
+        write_manifest(folder, {**read_manifest(folder), name: text_entry(text)})
 
 
 def _renumber(folder: Path) -> None:

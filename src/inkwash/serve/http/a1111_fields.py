@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-import secrets
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +25,7 @@ from inkwash.request import (
     check_int,
     check_strength,
     check_text,
+    random_seed,
     require_prompt,
     sampler_and_spacing,
 )
@@ -130,7 +130,7 @@ def requests_of(asked: Text2Image, info: ModelInfo) -> list[Request]:
     scheduler = None if asked.scheduler is None or asked.scheduler.lower() == "automatic" else asked.scheduler
     spacing = {label.lower(): name for label, name in ENDINGS.items()}.get((scheduler or "").lower(), scheduler)
     try:
-        seed = check_int(secrets.randbelow(2**32) if asked.seed in (None, -1) else asked.seed, "seed", "bad_seed", 0, MAX_SEED - number + 1)
+        seed = check_int(random_seed() if asked.seed in (None, -1) else asked.seed, "seed", "bad_seed", 0, MAX_SEED - number + 1)
         sampler, spacing = sampler_and_spacing(asked.sampler_name or asked.sampler_index, spacing, usual.sampler, usual.spacing)
         size = info.sizes.check(wide if asked.width is None else asked.width, high if asked.height is None else asked.height)
         first = Request(require_prompt(asked.prompt), check_text(asked.negative_prompt or "", "the negative prompt"), seed,

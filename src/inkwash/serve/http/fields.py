@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import secrets
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inkwash.errors import InkwashError
 from inkwash.io.info import ModelInfo
-from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_text, require_prompt, sampler_and_spacing
+from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_text, random_seed, require_prompt, sampler_and_spacing
 from inkwash.serve.http.backend import Wish
 from inkwash.serve.http.errors import ApiError, from_inkwash
 
@@ -111,7 +110,7 @@ def requests_of(asked: Generation, info: ModelInfo, written: Mapping[str, Any]) 
     try:
         prompt = require_prompt(asked.prompt)
         steps = check_int(usual.steps if asked.steps is None else asked.steps, names.get("steps", "steps"), "bad_steps", 1, MAX_STEPS)
-        seed = check_int(secrets.randbelow(2**32) if asked.seed is None else asked.seed, "seed", "bad_seed", 0, MAX_SEED)
+        seed = check_int(random_seed() if asked.seed is None else asked.seed, "seed", "bad_seed", 0, MAX_SEED)
         check_int(seed + (asked.n or 1) - 1, "seed + n - 1", "bad_seed", 0, MAX_SEED)
         sampler, spacing = sampler_and_spacing(asked.sampler, asked.spacing, usual.sampler, usual.spacing)
         guidance = check_guidance(usual.guidance if asked.guidance is None else asked.guidance, names.get("guidance", "guidance"))

@@ -21,11 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 from inkwash.errors import CheckpointError, InkwashError, UsageError, VerifyError
-from inkwash.io.png import infotext, pixel_sha256, png_bytes
+from inkwash.io.png import pixel_sha256, png_bytes
 from inkwash.output import Image, to_pil
 from inkwash.picture import Picture
 from inkwash.pipeline import Pipeline
-from inkwash.record import record, settings
+from inkwash.record import parameters, record
 from inkwash.request import Request
 from inkwash.serve.admission import Refused
 from inkwash.serve.engine import Engine
@@ -196,7 +196,7 @@ def deliver(image: Image, pipeline: Pipeline, form: str, compression: int) -> tu
     assert image.pixels is not None
     picture = to_pil(image.pixels)
     pixel_hash = pixel_sha256(picture)
-    text = infotext(image.request.prompt, image.request.negative, settings(image.request, pipeline))
+    text = parameters(image.request, pipeline)
     if form == "png":
         data = png_bytes(picture, text, record(image, pipeline, pixel_hash))
     else:
