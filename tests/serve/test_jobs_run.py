@@ -321,6 +321,18 @@ def test_a_state_that_cannot_be_written_does_not_end_a_job(bench: Bench, monkeyp
     bench.run(lambda: bench.status(job) == "done")
 
 
+def test_a_job_is_done_though_what_was_saved_of_it_cannot_be_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(paths: list[str]) -> None:
+        raise ResourceError("store_unavailable", "away")
+
+    monkeypatch.setattr(bench.service.store.files, "delete", away)
+    bench.before = [Saved(1, b"a state")]
+    job = bench.add()
+    bench.run(lambda: bench.status(job) == "done" and not bench.runner.live)
+    assert bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "done"}) == 1
+    assert not bench.failing("store_unavailable")
+
+
 def test_what_ended_long_ago_is_swept(tiny_model: Path, tmp_path: Path) -> None:
     bench = Bench(tiny_model, tmp_path, keep_hours=1e-6)
     store = bench.service.store

@@ -226,16 +226,20 @@ class Runner:
             for image, one in zip(found, made, strict=True):
                 await self._put(live, image.path, one.data)
         except asyncio.CancelledError:
-            with contextlib.suppress(ApiError):            # it has been logged
-                await self.service.filed(self.service.store.files.delete, [image.path for image in found])
+            await self._drop([image.path for image in found])
             raise
         warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
         if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
             if any(live.saved):
-                await self.service.filed(self.service.store.files.delete, live.states)
+                await self._drop(live.states)
             return True
-        await self.service.filed(self.service.store.files.delete, [image.path for image in found])
+        await self._drop([image.path for image in found])
         return False
+
+    async def _drop(self, paths: list[str]) -> None:
+        """Deletes what nobody needs any more, where that can be done: it is not what the job came to."""
+        with contextlib.suppress(ApiError):                # it has been logged
+            await self.service.filed(self.service.store.files.delete, paths)
 
     async def _put(self, live: Live, path: str, data: bytes) -> None:
         """Writes a picture, as soon as that can be done. Raises ApiError when the server leaves and it still cannot."""
