@@ -20,7 +20,8 @@ from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.process import Process
-from inkwash.serve.http.service import Model
+from inkwash.serve.http.service import Model, _links
+from inkwash.serve.http.settings import Settings
 from inkwash.serve.http.worker import work
 
 READY = Frame({"is": "ready", "model": "m", "hash": "h", "determinism": "exact", "golden": "g", "rate": 1.0})
@@ -125,6 +126,12 @@ def test_a_model_is_known_by_any_worker_that_was_ready(tiny_model: Path) -> None
     workers[1]._take(Frame({**READY.head, "hash": "0123456789abcdef"}))
     made = Made(b"", {"seed": 7, "nfe": 1, "infotext": "", "pixel_sha256": ""})
     assert a1111.info([Request("x")], [made], model, [])["sd_model_hash"] == "0123456789"
+
+
+def test_two_workers_on_one_device_have_names_of_their_own() -> None:
+    links = _links(Settings(device="cpu,cuda, cpu"), Path("m"), "m")
+    assert [name for name, _ in links] == ["cpu#0", "cuda", "cpu#2"]
+    assert [link.launch["device"] for _, link in links if isinstance(link, Process)] == ["cpu", "cuda", "cpu"]
 
 
 def test_a_preview_is_asked_for_once_a_step() -> None:

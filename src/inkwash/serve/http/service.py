@@ -228,12 +228,13 @@ class Service:
 
 
 def _links(settings: Settings, folder: Path, model: str) -> list[tuple[str, Link]]:
-    """Where the engines of a model are, and the ways to them."""
+    """Where the engines of a model are, each under a name of its own, and the ways to them."""
     if settings.ray:
         from inkwash.serve.ray.link import Replicas
         return [("ray", Replicas(model))]
     launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
-    return [(device, Process({**launch, "device": device})) for device in settings.devices]
+    named = [device if settings.devices.count(device) == 1 else f"{device}#{i}" for i, device in enumerate(settings.devices)]
+    return [(name, Process({**launch, "device": device})) for name, device in zip(named, settings.devices, strict=True)]
 
 
 def draining() -> ApiError:
