@@ -18,6 +18,7 @@ from inkwash.core.coordinate import Coordinate
 from inkwash.core.prediction import V
 from inkwash.denoiser import Denoiser
 from inkwash.errors import CheckpointError
+from inkwash.io.find import read_info
 from inkwash.io.foreign import _name, foreign_tokenizer
 from inkwash.io.foreign_config import from_foreign, to_foreign
 from inkwash.io.foreign_info import process_of
@@ -220,6 +221,17 @@ def test_what_is_not_understood_is_refused_by_name(change: dict[str, Any], word:
 def test_an_unknown_noise_process_is_refused(raw: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError):
         process_of(raw)
+
+
+@pytest.mark.parametrize("change", [{"block_out_channels": None}, {"sample_size": 1, "block_out_channels": [16] * 6}, {"sample_size": "large"}],
+                         ids=str)
+def test_a_config_that_cannot_be_read_is_damage(theirs: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = Path(shutil.copytree(theirs, tmp_path / "model"))
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError) as caught:
+        read_info(folder)
+    assert caught.value.code == "model_damaged"
 
 
 def test_a_foreign_file_with_other_shapes_is_refused(theirs: Path, tmp_path: Path) -> None:

@@ -44,7 +44,12 @@ def read_info(folder: Path) -> ModelInfo:
     """
     path = folder / INFO
     if is_foreign(folder):
-        return foreign_info(folder)
+        try:
+            return foreign_info(folder)
+        except CheckpointError:
+            raise
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError("model_damaged", f'cannot read the configs of "{folder}": {type(error).__name__} {error}; restore them') from None
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
