@@ -46,6 +46,15 @@ def test_a_report_and_a_summary(report: Path, tiny_model: Path, parts: list[str]
     assert json.loads(capsys.readouterr().out)["metrics"] == stored["metrics"]
 
 
+def test_no_room_for_a_report_is_no_mistake_in_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *rest: object, **more: object) -> None:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    assert run(["evaluate", "mini", "--data", "scenes:40", "--report", str(tmp_path / "report")]) == 5
+    assert "error[disk_full]: no space left" in capsys.readouterr().err
+
+
 def test_what_was_stopped_goes_on(tiny_model: Path, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                   monkeypatch: pytest.MonkeyPatch) -> None:
     words, made = ["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(tmp_path / "report")], Pipeline.generate
