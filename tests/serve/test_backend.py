@@ -128,6 +128,12 @@ def test_a_model_is_known_by_any_worker_that_was_ready(tiny_model: Path) -> None
     assert a1111.info([Request("x")], [made], model, [])["sd_model_hash"] == "0123456789"
 
 
+def test_a_worker_is_metered_as_soon_as_it_is_ready() -> None:
+    metrics = Metrics()
+    Backend("m@cpu", Way(), metrics, lambda: None)._take(READY)
+    assert metrics.registry.get_sample_value("inkwash_engines", {"worker": "m@cpu"}) == 1
+
+
 def test_two_workers_on_one_device_have_names_of_their_own() -> None:
     links = _links(Settings(device="cpu,cuda, cpu"), Path("m"), "m")
     assert [name for name, _ in links] == ["cpu#0", "cuda", "cpu#2"]

@@ -239,6 +239,7 @@ class Backend:
             self.rate.value = head["rate"]
             LOG.info("a worker is ready", extra={"fields": {"worker": self.name, **{name: head[name] for name in ("hash", "determinism", "golden")}}})
             self.changed()
+            self._measure()
         elif head["is"] == "broken":
             self.state = "broken"
             self.failure = getattr(inkwash.errors, head["kind"])(head["code"], head["message"])
