@@ -49,7 +49,7 @@ from inkwash.train.run import build_task, export
 from inkwash.train.setting import Setting
 from inkwash.train.trainer import Trainer
 
-RECIPES = {"mini-denoiser-more": DENOISER, "mini-autoencoder": AUTOENCODER}
+RECIPES = {"mini-denoiser": DENOISER, "mini-autoencoder": AUTOENCODER}
 SHARES = (0.25, 0.5, 1.0)                                  # of the time, where a curve has its points
 PROBE = 10                                                 # steps that are timed to know how many fit
 LAMBDAS = torch.linspace(-3.0, 3.0, 10, dtype=torch.float64)   # half log SNR
@@ -151,8 +151,7 @@ def judged(model: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespace, found: dict[str, Any]) -> None:
     """All ways of one axis that are not in `found` yet."""
-    parts = find_model(args.parts)
-    fixed = (f"autoencoder={parts}", f"text={parts}", "batch=128") if recipe == "mini-denoiser-more" else ()
+    fixed = (f"autoencoder={find_model(args.parts)}", f"text={args.text or find_model(args.parts)}") if recipe == "mini-denoiser" else ()
     for way, settings in ways.items():
         key = f"{recipe}: {name}: {way}" if settings else f"{recipe}: base"
         if key in found["ways"]:
@@ -161,7 +160,7 @@ def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespac
         folder = args.folder / "runs" / key.replace(" ", "-").replace("/", "_")
         folder.mkdir(parents=True, exist_ok=True)
         one = trained(read_recipe(recipe, [*COMMON, *fixed, *settings]), data, folder, args.folder / "cache", args.seconds)
-        if recipe == "mini-denoiser-more" and args.num and "failed" not in one:
+        if recipe == "mini-denoiser" and args.num and "failed" not in one:
             one["judged"] = judged(folder / "model", args)
         found["ways"][key] = {"settings": list(settings), **one}
         save(args.out, found)
@@ -170,7 +169,7 @@ def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespac
 def rows(name: str, ways: Ways, recipe: str, found: dict[str, Any]) -> list[str]:
     """The table of one axis, as far as it is measured."""
     base = found["ways"].get(f"{recipe}: base")
-    unit = "x0 error" if recipe == "mini-denoiser-more" else "PSNR, dB"
+    unit = "x0 error" if recipe == "mini-denoiser" else "PSNR, dB"
     points = " | ".join(f"{unit} after {share:g} of the time" for share in SHARES)
     lines = [f"## {name}", "", f"| way | {points} | less the base | samples | garment | colour |", "|---" * (len(SHARES) + 5) + "|"]
     for way, settings in ways.items():
@@ -211,6 +210,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each way")
     parser.add_argument("--num", type=int, default=48, help="garments drawn by each denoiser; 0 for none")
     parser.add_argument("--parts", default="mini", help="the model whose autoencoder and text encoder the denoisers have")
+    parser.add_argument("--text", help="another text encoder, as one that was only trained against pictures")
     parser.add_argument("--out", type=Path, default=here / f"{date.today().isoformat()}-choices.json")
     parser.add_argument("--folder", type=Path, default=here.parent / "outputs" / "choices", help="where runs and pictures are kept")
     args = parser.parse_args()
