@@ -19,7 +19,7 @@ from inkwash.evaluate.collect import CHUNK, requests_for
 from inkwash.evaluate.curves import Curves, by_cost, by_guidance, every_sampler
 from inkwash.evaluate.extractors.network import NetworkExtractor, load_ink
 from inkwash.evaluate.measure import METRICS
-from inkwash.evaluate.report.card import told, update_card
+from inkwash.evaluate.report.card import summary, told, update_card
 from inkwash.evaluate.report.page import page
 from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of
 from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of, written
@@ -197,6 +197,16 @@ def test_the_gate(found: Evaluation) -> None:
             check_baseline(result, other, 0.1)
 
 
+def test_the_card_has_no_extrapolation_from_too_few_samples(found: Evaluation) -> None:
+    result = as_json(found)
+    assert "fd_at_n" not in summary(result)["numbers"]
+    result["metrics"]["fd"]["note"] = "fewer samples than feature dimensions"
+    kept = summary(result)
+    assert kept["numbers"]["fd_at_n"][0] == pytest.approx(found.metrics["fd_at_n"].value, rel=1e-3)
+    assert "fd" not in kept["numbers"]
+    assert {"Fréchet distance at this N", "Fréchet distance at this N, real to sampled"} <= {row for row, _ in told(kept)}
+
+
 def test_the_card_keeps_a_summary_and_everything_else(found: Evaluation, tiny_model: Path, stranger_model: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -210,7 +220,7 @@ def test_the_card_keeps_a_summary_and_everything_else(found: Evaluation, tiny_mo
     text = (copy / "README.md").read_text("utf-8")
     assert all(f"| {row} | {value} |" in text for row, value in told(after.card["evaluation"]))
     rows = {row for row, _ in told(after.card["evaluation"])}
-    assert {"memorized share", "settings", "features", "Fréchet distance, real to reconstructed"} <= rows
+    assert {"memorized share", "settings", "features", "Fréchet distance, extrapolated to N = ∞, real to reconstructed"} <= rows
     assert name in text
     assert dataclasses.replace(after, card={}) == dataclasses.replace(before, card={})
     Pipeline.from_pretrained(copy)

@@ -21,15 +21,17 @@ from inkwash.io.tensors import MANIFEST
 
 README = "README.md"
 ENDS = ("value", "low", "high")
-KEPT = ("fd", "kid", "precision", "recall", "density", "coverage", "clip", "adherence")
+KEPT = ("kid", "precision", "recall", "density", "coverage", "clip", "adherence")
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the card keeps of a stored result: numbers as [value, low, high], and what they depend on."""
     about, memorized = result["about"], result["memorization"]
-    parts = {name: _ends(row["fd"]) for name, row in result["parts"].items() if row is not None and "fd" in row}
+    valid = "fd_at_n" if result["metrics"]["fd"]["note"] else "fd"                       # the extrapolation wants more samples than dimensions
+    parts = {name: _ends(row[valid]) for name, row in result["parts"].items() if row is not None and "fd" in row}
     return {"date": about["date"], "inkwash": about["inkwash"], "num": about["num"], "level": about["level"],
-            "numbers": {name: _ends(result["metrics"][name]) for name in KEPT if name in result["metrics"]}, "parts": parts,
+            "distance": valid, "parts": parts,
+            "numbers": {name: _ends(result["metrics"][name]) for name in (valid, *KEPT) if name in result["metrics"]},
             **({"memorized": _ends(memorized["excess"])} if memorized else {}),
             "extractor": about["extractors"]["features"]["name"], "extractor_hash": about["extractors"]["features"]["hash"],
             "judge": about["judge"], "reference": f"{about['data']['num_reference']} {about['data']['reference']} pictures",
@@ -56,7 +58,7 @@ def update_card(folder: Path, result: Mapping[str, Any]) -> None:
 def told(kept: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A summary for people: names with numbers and intervals, then what they depend on."""
     rows = [(METRICS[name].title, _text(ends)) for name, ends in kept["numbers"].items() if name in METRICS]
-    rows += [(f"Fréchet distance, {name}", _text(ends)) for name, ends in kept.get("parts", {}).items()]
+    rows += [(f"{METRICS[kept.get('distance', 'fd')].title}, {name}", _text(ends)) for name, ends in kept.get("parts", {}).items()]
     rows += [("memorized share", _text(kept["memorized"]))] if "memorized" in kept else []
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in kept["settings"].items() if value not in (None, ""))
     return [*rows, ("intervals", f"{100 * kept['level']:g} %"),
