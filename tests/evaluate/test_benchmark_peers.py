@@ -158,12 +158,12 @@ def test_ours_trains_as_long_as_its_share_and_begins_a_stopped_stage_again(tmp_p
     train()
     assert [words[1] for words in told] == ["mini-contrastive"] * 2 + ["mini-autoencoder"] * 4 + ["mini-denoiser"] * 2
     steps = {words[1]: next(int(word[6:]) for word in words if word.startswith("steps=")) for words in told}
-    assert 3440 < steps["mini-denoiser"] <= 3450                                       # (0.6 x 600 s - 15 s) x 640 / 64
+    assert 1720 < steps["mini-denoiser"] <= 1725                                       # (0.6 x 600 s - 15 s) x 640 / 128
     assert f"autoencoder={tmp_path / 'autoencoder'}" in told[-1]
     assert f"text={tmp_path / 'text'}" in told[-1]
     assert not [word for word in told[-3] if word.startswith("text=")]
     found = mini_peers_ours.spent(tmp_path, mini_peers_ours.FROM_NOTHING)
-    assert found["denoiser"]["images"] == 64 * steps["mini-denoiser"]
+    assert found["denoiser"]["images"] == 128 * steps["mini-denoiser"]
 
 
 def test_a_library_that_is_not_installed_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,5 +80,6 @@ def test_batch_that_does_not_divide(tmp_path: Path, data: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Group, "__init__", lambda self: self.__dict__.update(world=3, rank=0, device=torch.device("cpu"), sharded=False))
     monkeypatch.setattr(Group, "close", lambda self: None)
+    monkeypatch.setattr(Group, "mean", lambda self, value: value)
     with pytest.raises(UsageError, match="multiple of accumulate x processes = 3"):
         train(toy(batch=4), [data], tmp_path / "run", quiet=True)

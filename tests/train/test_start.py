@@ -75,8 +75,15 @@ def test_a_start_that_is_no_model_lists_the_known_ones(data: Path, tmp_path: Pat
         train(toy(**SMALL, start="minni"), [data], tmp_path / "run", quiet=True)
 
 
+def test_a_text_encoder_that_is_to_be_trained_along_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--set text=DIR") as caught:
+        train(toy(**SMALL, train_text=True), [data], tmp_path / "run", quiet=True)
+    assert caught.value.code == "bad_start"
+
+
 @pytest.mark.parametrize(("change", "what"), [
-    ({"start": "mini", "text": "somewhere"}, "leave out autoencoder, text"), ({"train_text": True}, "name one with text or start")])
+    ({"start": "mini", "text": "somewhere"}, "leave out autoencoder, text"),
+    ({"train_text": True, "text_network": "TextEncoderConfig(vocab=300, width=8, layers=1, heads=1)"}, "leave out one of both")])
 def test_contradictions_are_told(change: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         toy(**SMALL, **change)

@@ -229,8 +229,8 @@ class DenoiserRun(RunConfig):
             raise ValueError("a run that starts from a model has its autoencoder and its text encoder; leave out autoencoder, text and text_network")
         if self.text is not None and self.text_network is not None:
             raise ValueError("give text, a finished part, or text_network, one that is trained along, not both")
-        if self.train_text and self.text is None and self.start is None:
-            raise ValueError("train_text trains a finished text encoder along; name one with text or start (a text_network is always trained)")
+        if self.train_text and self.text_network is not None:
+            raise ValueError("train_text trains a finished text encoder along, a text_network is trained anyway; leave out one of both")
         return self
 
 

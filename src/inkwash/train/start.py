@@ -31,8 +31,12 @@ class Start(NamedTuple):
 
 
 def read_start(config: DenoiserRun) -> Start:
-    """Raises CheckpointError as `load_part` and `find_model` do, UsageError `bad_start` when the recipe and the model disagree."""
+    """Raises CheckpointError as `load_part` and `find_model` do, UsageError `bad_start` when the recipe and the model disagree, or when a text encoder
+    is to be trained along and none is named.
+    """
     if config.start is None:
+        if config.train_text and config.text is None:
+            raise UsageError("bad_start", "train_text trains a finished text encoder along; name one with --set text=DIR, or leave out train_text")
         return Start(read_codec(config.autoencoder), read_text(config.text))
     folder = find_model(config.start)
     info = load_info(folder)
