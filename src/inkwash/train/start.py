@@ -31,8 +31,8 @@ class Start(NamedTuple):
 
 
 def read_start(config: DenoiserRun) -> Start:
-    """Raises CheckpointError as `load_part` and `find_model` do, UsageError `bad_start` when the recipe and the model disagree, or when a text encoder
-    is to be trained along and none is named.
+    """Raises CheckpointError as `load_part` and `find_model` do, UsageError `bad_start` when the recipe and the model disagree, or when a
+    text encoder is to be trained along and none is named.
     """
     if config.start is None:
         if config.train_text and config.text is None:
