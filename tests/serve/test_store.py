@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -245,6 +246,17 @@ def test_one_server_has_an_sqlite_file(tmp_path: Path) -> None:
     assert row.id == one
     assert second.answers.begin("alice", "k", "other") is None
     second.database.close()
+
+
+def test_a_closed_store_is_free_though_a_forked_process_has_its_handle(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/jobs.db"
+    first = open_store(address, None)
+    lock = first.database._lock
+    assert lock is not None
+    held = os.dup(lock)                                    # what a fork leaves to a child until it becomes another program
+    first.database.close()
+    open_store(address, None).database.close()
+    os.close(held)
 
 
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

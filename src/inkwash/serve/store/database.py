@@ -71,6 +71,7 @@ class Database:
         """Ends all connections, and gives SQLite's file free."""
         self.engine.dispose()
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)          # closing is not enough while a process that was forked meanwhile has the handle too
             os.close(self._lock)
             self._lock = None
 
