@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from inkwash.errors import InkwashWarning, UsageError
 from inkwash.evaluate.metrics.extrapolate import intercept
 from inkwash.evaluate.metrics.frechet import distance, frechet, frechet_distance, frechet_statistic, transport
+from inkwash.evaluate.metrics.kernel import kernel_statistic
 from inkwash.evaluate.metrics.moments import Moments, interleave
 
 F64 = torch.float64
@@ -170,3 +171,31 @@ def test_wrong_features_are_refused(features: Tensor, code: str) -> None:
 def test_sets_of_different_extractors_are_refused() -> None:
     with pytest.raises(UsageError, match="one extractor"), warnings.catch_warnings():
         frechet_distance(torch.zeros(9, 3), torch.zeros(9, 4))
+
+
+def test_pairs_of_one_image_have_a_distance_without_bias() -> None:
+    """A picture and its reconstruction are no independent draws: taken for such, both distances fall far below zero. Truths in closed form, and
+    of a large set."""
+    dim, share = 16, 0.9
+    truth = dim * (1 - (share**2 + 0.01) ** 0.5) ** 2
+
+    def pair(num: int, seed: int) -> tuple[Tensor, Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.randn(num, dim, generator=draw)
+        return x, share * x + 0.1 * torch.randn(num, dim, generator=draw)
+
+    x, y = pair(4000, 1000)
+    kernel = kernel_statistic(x, y, paired=True)
+    found = [(frechet_distance(*pair(64, seed), paired=True), kernel_statistic(*pair(64, seed), paired=True).estimate()) for seed in range(60)]
+    of_frechet = torch.tensor([one.unbiased.value for one, _ in found])
+    of_kernel = torch.tensor([one.value for _, one in found])
+    assert abs(float(of_frechet.mean()) - truth) < 4 * float(of_frechet.std()) / 60**0.5 + 0.01
+    assert abs(float(of_kernel.mean()) - kernel.value) < 4 * (float(of_kernel.std()) / 60**0.5 + kernel.error)
+    assert sum(one.unbiased.holds(truth) for one, _ in found) >= 50
+    assert sum(one.holds(kernel.value) for _, one in found) >= 50
+    same = frechet_distance(x, x, paired=True)
+    assert same.unbiased.value == pytest.approx(0.0, abs=1e-6)
+    assert kernel_statistic(x, x, paired=True).value == pytest.approx(0.0, abs=1e-9)
+    for call in (frechet_distance, kernel_statistic):
+        with pytest.raises(UsageError, match="no pairs"):
+            call(x, y[:-1], paired=True)

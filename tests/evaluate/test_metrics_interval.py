@@ -166,3 +166,26 @@ def test_wrong_levels_and_too_few_values_are_refused() -> None:
     for call in (lambda: mean_interval(torch.zeros(1)), lambda: proportion(0, 0), lambda: mean_interval(torch.zeros(5), 1.5)):
         with pytest.raises(UsageError):
             call()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_words_that_do_not_matter_are_rarely_marked_though_scores_take_few_values(share: float) -> None:
+    """Slices in which every picture has the same score are common then, and their own variance is zero."""
+    sizes = (20, 20, 22, 24, 28, 40, 120, 198)
+    alarms = 0
+    for seed in range(200):
+        draw = rng(seed)
+        values = (torch.rand(200, generator=draw) < share).double()
+        alarms += any(row.notable for row in slice_table(values, {f"{k}": torch.randperm(200, generator=draw)[:n] for k, n in enumerate(sizes)}))
+    assert alarms / 200 < 0.05 + 4 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_pairs_of_models_that_do_not_differ_are_rarely_marked_though_few_scores_differ() -> None:
+    alarms = 0
+    for seed in range(400):
+        draw = rng(seed)
+        gaps = torch.randint(-1, 2, (20,), generator=draw).double() * (torch.rand(20, generator=draw) < 0.5)
+        alarms += compare_slices(gaps, torch.zeros(20), {"all": torch.arange(20)})[0].notable
+    assert alarms / 400 < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    same = compare_slices(torch.full((20,), 0.5), torch.zeros(20), {"all": torch.arange(20)})[0]
+    assert 2.0 ** (1 - 20) < same.p < 1e-4                  # more than the signs of 20 pairs can say is not claimed

@@ -108,10 +108,10 @@ def measure(real: Views, fake: Views, *, level: float = LEVEL) -> dict[str, Esti
     return found
 
 
-def distances(real: Tensor, fake: Tensor, *, level: float = LEVEL) -> dict[str, Estimate]:
-    """The distances alone, of features."""
-    frechet = frechet_distance(real, fake, level=level)
-    return {"fd": frechet.unbiased, "fd_at_n": frechet.plain, "kid": kernel_statistic(real, fake).estimate(level)}
+def distances(real: Tensor, fake: Tensor, *, paired: bool = False, level: float = LEVEL) -> dict[str, Estimate]:
+    """The distances alone, of features; `paired` where row i of both is of one image, as of a picture and its reconstruction."""
+    frechet = frechet_distance(real, fake, paired=paired, level=level)
+    return {"fd": frechet.unbiased, "fd_at_n": frechet.plain, "kid": kernel_statistic(real, fake, paired=paired).estimate(level)}
 
 
 def compare_all(a: Views, b: Views, real: Views, *, level: float = LEVEL) -> dict[str, Comparison]:

@@ -232,7 +232,7 @@ def _compared(a: dict[str, Tensor], b: dict[str, Tensor], texts: Sequence[str], 
 
 def _parts(real: Views, rebuilt: Reconstructed, main: Set, level: float) -> dict[str, dict[str, Estimate]]:
     """The three distances of `inkwash.evaluate.parts`."""
-    return {"real to reconstructed": distances(real.features, rebuilt.features, level=level),
+    return {"real to reconstructed": distances(real.features, rebuilt.features, paired=True, level=level),
             "reconstructed to sampled": distances(rebuilt.features, main.views.features, level=level),
             "real to sampled": distances(real.features, main.views.features, level=level)}
 

@@ -37,14 +37,15 @@ def cut(num: int, parts: int, seed: int) -> list[Tensor]:
 
 
 def extrapolate(whole: Statistic, statistic: Callable[[Tensor, Tensor], Statistic], real: Tensor, fake: Tensor, *, parts: tuple[int, ...] = PARTS,
-                cuts: int = CUTS, seed: int = 0) -> tuple[float, float, tuple[Point, ...]]:
-    """The value at infinitely many samples, its variance, and the points of the line, for `whole` = statistic(real, fake)."""
+                cuts: int = CUTS, seed: int = 0, paired: bool = False) -> tuple[float, float, tuple[Point, ...]]:
+    """The value at infinitely many samples, its variance, and the points of the line, for `whole` = statistic(real, fake). `paired` sets are cut
+    alike, so that pairs stay together."""
     points = [Point(len(fake), 1, whole.value)]
     scaled = [(spread(whole.fake) + spread(whole.real))]
     for k in parts:
         values, spreads = [], []
         for repeat in range(cuts):
-            sides = zip(cut(len(real), k, 2 * seed + 1009 * repeat), cut(len(fake), k, 2 * seed + 1 + 1009 * repeat))
+            sides = zip(cut(len(real), k, 2 * seed + 1009 * repeat), cut(len(fake), k, 2 * seed + (0 if paired else 1) + 1009 * repeat))
             for i, j in sides:
                 part = statistic(real[i], fake[j])
                 values.append(part.value)

@@ -14,6 +14,7 @@ line are means over disjoint parts of the data, so their first order noise is th
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from inkwash.errors import InkwashWarning
 from inkwash.evaluate.metrics.extrapolate import Point, extrapolate
 from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, spread
-from inkwash.evaluate.metrics.moments import Moments, check_pair
+from inkwash.evaluate.metrics.moments import Moments, check_pair, check_paired
 
 FEW = "fewer samples than feature dimensions: covariances are singular and the bias is not linear in 1/N"
 
@@ -77,25 +78,37 @@ def influences(x: Tensor, mean: Tensor, cov: Tensor, mean_2: Tensor, cov_2: Tens
     return values - values.mean()
 
 
-def frechet_statistic(real: Tensor, fake: Tensor) -> Statistic:
-    """The plain FD of features (M, D) and (N, D), with influences."""
+def frechet_statistic(real: Tensor, fake: Tensor, *, paired: bool = False) -> Statistic:
+    """The plain FD of features (M, D) and (N, D), with influences. `paired` says that row i of both is of one image: their influences are one
+    number, in `fake`. Raises UsageError `bad_pairs`."""
     check_pair(real, fake)
+    if paired:
+        check_paired(real, fake)
     a, b = Moments.of(fake), Moments.of(real)
     m, c, m_2, c_2 = a.mean(), a.covariance(), b.mean(), b.covariance()
-    return Statistic(distance(m, c, m_2, c_2), influences(fake, m, c, m_2, c_2), influences(real, m_2, c_2, m, c), squared=True)
+    of_fake, of_real = influences(fake, m, c, m_2, c_2), influences(real, m_2, c_2, m, c)
+    if paired:
+        of_fake, of_real = of_fake + of_real, of_real.new_empty(0)
+    return Statistic(distance(m, c, m_2, c_2), of_fake, of_real, squared=True)
 
 
-def frechet_unbiased(real: Tensor, fake: Tensor, *, seed: int = 0) -> tuple[Statistic, tuple[Point, ...]]:
+def frechet_unbiased(real: Tensor, fake: Tensor, *, paired: bool = False, seed: int = 0) -> tuple[Statistic, tuple[Point, ...]]:
     """The statistic at infinitely many samples, and the points of its line."""
-    whole = frechet_statistic(real, fake)
-    value, variance, points = extrapolate(whole, frechet_statistic, real, fake, seed=seed)
+    whole = frechet_statistic(real, fake, paired=paired)
+    value, variance, points = extrapolate(whole, partial(frechet_statistic, paired=paired), real, fake, seed=seed, paired=paired)
     first = spread(whole.fake) + spread(whole.real)
     return Statistic(value, whole.fake, whole.real, first - variance, True), points
 
 
-def frechet_distance(real: Tensor, fake: Tensor, *, level: float = LEVEL, seed: int = 0) -> Frechet:
-    """FD of features (M, D) of real and (N, D) of generated images, with intervals and the extrapolation of its bias."""
-    whole, points = frechet_unbiased(real, fake, seed=seed)
-    note = FEW if min(len(real), len(fake)) <= real.shape[1] else ""
+def too_few(real: Tensor, fake: Tensor) -> bool:
+    """Whether the sets are too small for the extrapolation."""
+    return min(len(real), len(fake)) <= real.shape[1]
+
+
+def frechet_distance(real: Tensor, fake: Tensor, *, paired: bool = False, level: float = LEVEL, seed: int = 0) -> Frechet:
+    """FD of features (M, D) of real and (N, D) of generated images, with intervals and the extrapolation of its bias; `paired` as in
+    `frechet_statistic`."""
+    whole, points = frechet_unbiased(real, fake, paired=paired, seed=seed)
+    note = FEW if too_few(real, fake) else ""
     plain = whole._replace(value=points[0].value).estimate(level, note or "biased upwards at this N")
     return Frechet(plain, whole.estimate(level, note), points)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inkwash.errors import UsageError
 from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic
-from inkwash.evaluate.metrics.moments import check_pair
+from inkwash.evaluate.metrics.moments import check_pair, check_paired
 
 TILE = 1024                                                # rows of x by 4 TILE rows of y are in memory at once
 
@@ -85,9 +85,31 @@ def means(x: Tensor, y: Tensor, kernel: Kernel, same: bool = False) -> Means:
     return Means(rows / (n - less), columns / (m - less), square / (m * (n - less)))
 
 
-def mmd_statistic(real: Tensor, fake: Tensor, kernel: Kernel) -> Statistic:
-    """Unbiased MMD^2 of features (M, D) and (N, D), with influences."""
+def paired_means(x: Tensor, y: Tensor, kernel: Kernel) -> Means:
+    """Of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j) over i != j, for pairs of rows of x and y, both (n, D)."""
+    n = len(x)
+    x2, y2 = x.square().sum(1), y.square().sum(1)
+    rows, square = torch.zeros(n, dtype=torch.float64), 0.0
+    for top in range(0, n, TILE):
+        down = slice(top, top + TILE)
+        k = torch.zeros(len(x[down]), n, dtype=torch.float64)
+        for sign, a, a2, b, b2 in ((1, x, x2, x, x2), (1, y, y2, y, y2), (-1, x, x2, y, y2), (-1, y, y2, x, x2)):
+            k += sign * kernel(a[down] @ b.T, a2[down, None], b2[None]).double()
+        k.diagonal(top).zero_()
+        rows[down] = k.sum(1)
+        square += float(k.square().sum())
+    return Means(rows / (n - 1), rows / (n - 1), square / (n * (n - 1)))
+
+
+def mmd_statistic(real: Tensor, fake: Tensor, kernel: Kernel, *, paired: bool = False) -> Statistic:
+    """Unbiased MMD^2 of features (M, D) and (N, D), with influences. `paired` says that row i of both is of one image: its pair with itself is left
+    out (Gretton et al. 2012, eq. 4), and the influences of both are one number, in `fake`. Raises UsageError `bad_pairs`."""
     check_pair(real, fake)
+    if paired:
+        check_paired(real, fake)
+        both = paired_means(real, fake, kernel)
+        mean = float(both.rows.mean())
+        return Statistic(mean, 2 * (both.rows - mean), both.rows.new_empty(0), 2 * both.noise / len(real)**2, True)
     xx, yy, xy = means(real, real, kernel, True), means(fake, fake, kernel, True), means(real, fake, kernel)
     m, n = len(real), len(fake)
     value = float(xx.rows.mean() + yy.rows.mean() - 2 * xy.rows.mean())
@@ -96,10 +118,10 @@ def mmd_statistic(real: Tensor, fake: Tensor, kernel: Kernel) -> Statistic:
     return Statistic(value, to_fake - to_fake.mean(), to_real - to_real.mean(), surplus, True)
 
 
-def kernel_statistic(real: Tensor, fake: Tensor) -> Statistic:
-    """KID of all samples, with influences."""
+def kernel_statistic(real: Tensor, fake: Tensor, *, paired: bool = False) -> Statistic:
+    """KID of all samples, with influences; `paired` as in `mmd_statistic`."""
     check_pair(real, fake)
-    return mmd_statistic(real, fake, Cubic(real.shape[1]))
+    return mmd_statistic(real, fake, Cubic(real.shape[1]), paired=paired)
 
 
 def kernel_distance(real: Tensor, fake: Tensor, *, level: float = LEVEL) -> Estimate:

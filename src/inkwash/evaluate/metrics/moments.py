@@ -86,6 +86,12 @@ def check_pair(real: Tensor, fake: Tensor, least: int = 2) -> None:
         raise UsageError("bad_features", f"real features are {real.shape[1]} wide and generated ones {fake.shape[1]}; use one extractor for both")
 
 
+def check_paired(real: Tensor, fake: Tensor) -> None:
+    """Raises UsageError `bad_pairs` unless both sets have as many rows."""
+    if len(real) != len(fake):
+        raise UsageError("bad_pairs", f"{len(real)} real features and {len(fake)} others are no pairs; give one for each, else say paired=False")
+
+
 def interleave(shards: Sequence[Tensor]) -> Tensor:
     """Rows in the order of their index, from the rows rank::world of every process. Lengths may differ by one."""
     world, num = len(shards), sum(len(shard) for shard in shards)

@@ -1,8 +1,10 @@
 """The same measurement for parts of the prompts: every word of the captions is a slice.
 
 A model may be good on average and fail on one word. Every slice has its mean with an interval and the test of the slice against all other images
-(Welch 1947, normal for slices of 20 and more) or of two models inside the slice (paired). Many tests find something by chance: p values are
-adjusted so that the chance of *any* false alarm in the table stays below the level (Holm 1979).
+(normal, for slices of 20 and more) or of two models inside the slice (paired). Scores take few values, and a slice may have the same one throughout:
+its own variance says nothing then. So the error of a test is the larger of Welch's (1947) and that of a slice drawn at random from all images,
+or with signs drawn at random for pairs (Pitman 1937). Many tests find something by chance: p values are adjusted so that the chance of *any*
+false alarm in the table stays below the level (Holm 1979).
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def slice_table(values: Tensor, slices: Mapping[str, Tensor], *, level: float = 
     for name, index in slices.items():
         inside = torch.zeros(len(values), dtype=torch.bool).index_fill_(0, index, True)
         here, there = values[inside].double(), values[~inside].double()
-        gap, error = float(here.mean() - there.mean()), math.sqrt(spread(here) + spread(there))
+        at_random = float(values.double().var()) * (1 / len(here) + 1 / len(there))
+        gap, error = float(here.mean() - there.mean()), math.sqrt(max(spread(here) + spread(there), at_random))
         rows.append((name, mean_interval(here, level), _gap(gap, error, len(here), level), _p(gap, error)))
     return _table(rows, level)
 
@@ -76,8 +79,9 @@ def compare_slices(a: Tensor, b: Tensor, slices: Mapping[str, Tensor], *, level:
         raise UsageError("bad_pairs", f"A has {len(a)} values and B has {len(b)}; both models answer the same prompts")
     rows = []
     for name, index in slices.items():
-        mean = mean_interval((a - b)[index], level)
-        rows.append((name, mean, mean, _p(mean.value, math.sqrt(spread((a - b)[index])))))
+        gaps = (a - b)[index].double()
+        mean = mean_interval(gaps, level)
+        rows.append((name, mean, mean, _p(mean.value, math.sqrt(max(spread(gaps), float(gaps.square().sum()) / len(gaps) ** 2)))))
     return _table(rows, level)
 
 
