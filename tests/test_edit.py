@@ -135,6 +135,15 @@ def test_a_picture_of_another_size_is_cut_as_training_data_is() -> None:
     assert Picture.of(clear) == flat(255, 4)
 
 
+@pytest.mark.parametrize("value", [0.0, 100.0, 255.0])
+def test_a_picture_of_floats_means_what_it_means_to_pillow(value: float) -> None:
+    assert Picture.of(PIL.Image.new("F", (4, 4), value)) == flat(int(value), 4)
+
+
+def test_a_picture_of_premultiplied_grey_is_laid_on_white() -> None:
+    assert Picture.of(PIL.Image.new("La", (4, 4), (0, 0))) == flat(255, 4)
+
+
 @pytest.mark.parametrize(("change", "code"), [
     ({"image": None}, "needs_image"), ({"image": None, "strength": None, "mask": HALF}, "needs_image"), ({"strength": 0}, "bad_strength"),
     ({"strength": 2}, "bad_strength"), ({"strength": float("nan")}, "bad_strength"), ({"strength": True}, "bad_strength"),

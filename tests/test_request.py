@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from inkwash.errors import UsageError
-from inkwash.request import Request, check_guidance, check_int, check_size, check_text, require_prompt
+from inkwash.request import Request, check_guidance, check_int, check_size, check_strength, check_text, require_prompt
 
 
 @pytest.mark.parametrize("steps", [0, -1, 10**9, 1001, 2.5, float("nan"), "nan", "1e9", "", True, None])
@@ -49,6 +51,14 @@ def test_T06_seeds(seed: object) -> None:
         check_int(seed, "--seed", "bad_seed", 0, 2**63 - 1)
 
 
+def test_numbers_too_long_for_python_to_write_are_refused_like_others() -> None:
+    for check, code in ((lambda n: Request("a", seed=n), "bad_seed"), (lambda n: Request("a", steps=n), "bad_steps"),
+                        (lambda n: Request("a", guidance=n), "bad_guidance"), (lambda n: check_strength(n, "strength"), "bad_strength")):
+        with pytest.raises(UsageError, match="too long to write") as caught:
+            check(10**5000)
+        assert caught.value.code == code
+
+
 def test_T07_prompts_have_a_limit_and_say_something() -> None:
     assert check_text("x" * 4000, "the prompt")
     with pytest.raises(UsageError, match="4001 characters; at most 4000"):
@@ -77,6 +87,20 @@ def test_numbers_of_numpy_and_texts_are_stored_as_numbers() -> None:
     same = Request("a cube", seed="7", steps="3", guidance=2.5, width="64", height=" 32")  # type: ignore[arg-type]
     assert same == plain
     assert all(type(value) is int for value in (same.seed, same.steps, same.width, same.height))
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float16(0.5), Fraction(1, 2), "0.5"])
+def test_any_real_number_may_be_a_strength(value: object) -> None:
+    found = check_strength(value, "strength")
+    assert found == 0.5
+    assert type(found) is float
+
+
+@pytest.mark.parametrize("value", [0, 1.5, -1, "half", float("nan"), True, 1j, Fraction(1, 10**400)])
+def test_other_strengths_are_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="above 0") as caught:
+        check_strength(value, "strength")
+    assert caught.value.code == "bad_strength"
 
 
 @pytest.mark.parametrize("name", ["sampler", "spacing"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, shown
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def parse_device(name: str | torch.device) -> torch.device:
     """The device of a name; "auto" is the accelerator when there is one. Raises UsageError `bad_device` for one that is not there."""
     known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
-    if str(name) == "auto":
+    if shown(name, 40) == "auto":
         return torch.device(known[1] if len(known) > 1 else "cpu")
     try:
         device = torch.device(name)
@@ -24,7 +24,7 @@ def parse_device(name: str | torch.device) -> torch.device:
         device = None
     full = f"{device.type}:{device.index or 0}" if device is not None and device.type == "cuda" else str(device)
     if device is None or full not in known:
-        raise UsageError("bad_device", f"there is no device {str(name)[:40]!r} here; available: auto, {', '.join(known)}")
+        raise UsageError("bad_device", f"there is no device {shown(name, 40)!r} here; available: auto, {', '.join(known)}")
     return device
 
 

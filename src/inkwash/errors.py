@@ -43,6 +43,14 @@ def expect(value: object, kinds: type | tuple[type, ...], what: str, code: str =
         raise UsageError(code, f"{what} must be {' or '.join(names)}, got {type(value).__name__}")
 
 
+def shown(value: object, most: int) -> str:
+    """The first `most` characters of the value's text. Python writes no whole number of more than 4300 digits; a message still has to."""
+    try:
+        return str(value)[:most]
+    except ValueError:
+        return f"a {type(value).__name__} too long to write"
+
+
 class DataError(InkwashError):
     """Training or input data that cannot be read or used."""
 

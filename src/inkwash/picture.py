@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from inkwash.errors import DataError, UsageError
+from inkwash.errors import DataError, UsageError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,9 @@ class Picture:
         if isinstance(source, PillowImage.Image):
             if not source.width or not source.height:
                 raise DataError("image_unreadable", f"a picture of {source.width}x{source.height} has no pixels; {FORMATS}")
-            return cls._plain(on_white(ImageOps.exif_transpose(source)))
+            upright = ImageOps.exif_transpose(source)
+            plain = {"F": "L", "La": "LA"}.get(upright.mode)                            # F of Pillow is 0..255 like L
+            return cls._plain(on_white(upright.convert(plain) if plain else upright))
         item = Item("the picture", source, "", {}) if isinstance(source, bytes) else Item(str(source), _read(Path(source)), "", {})
         if len(item.image) > MAX_BYTES:
             raise DataError("image_too_large", f'"{item.key}" has {len(item.image)} bytes; {FORMATS}')
@@ -117,7 +119,7 @@ def check_sides(width: object, height: object) -> None:
     """Raises UsageError `invalid_size` unless both are whole numbers of pixels."""
     for side in (width, height):
         if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 1 << 16:
-            raise UsageError("invalid_size", f"width and height must be whole numbers from 1 to {1 << 16}, got {str(side)[:40]!r}")
+            raise UsageError("invalid_size", f"width and height must be whole numbers from 1 to {1 << 16}, got {shown(side, 40)!r}")
 
 
 Source = Picture | str | Path | bytes | PillowImage.Image

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, shown
 from inkwash.labels import read_label
 from inkwash.picture import Picture
 
@@ -109,17 +109,17 @@ def random_seed() -> int:
 
 def check_int(value: object, name: str, code: str, low: int, high: int) -> int:
     """A whole number in [low, high]; text is read too, floats and bools are refused."""
-    shown = str(value)[:40]
+    given = shown(value, 40)
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,40}\s*", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
-        raise UsageError(code, f"{name} must be {_range(low, high)}, got {shown}")
+        raise UsageError(code, f"{name} must be {_range(low, high)}, got {given}")
     return int(value)
 
 
 def check_guidance(value: object, name: str) -> float | str:
     """A finite scale up to 100 in size; a text that names a Guidance is passed on, percentages are refused."""
-    shown = str(value)[:60]
+    given = shown(value, 60)
     if isinstance(value, str):
         try:
             value = float(value)
@@ -128,22 +128,23 @@ def check_guidance(value: object, name: str) -> float | str:
                 return str(value).strip()
     ok = isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= MAX_GUIDANCE)  # type: ignore[operator]  # false for NaN
     if not ok:
-        raise UsageError("bad_guidance", f"{name} must be a finite number from -100 to 100 (1 = no guidance, usual 1..10), got {shown}; "
+        raise UsageError("bad_guidance", f"{name} must be a finite number from -100 to 100 (1 = no guidance, usual 1..10), got {given}; "
                                          "a guidance scale is a factor and not a percentage")
     return float(value)  # type: ignore[arg-type]
 
 
 def check_strength(value: object, name: str) -> float:
     """A number above 0 and up to 1; text is read too. Raises UsageError `bad_strength`."""
-    shown = str(value)[:60]
+    given = shown(value, 60)
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise UsageError("bad_strength", f"{name} must be above 0 (nothing changes) and at most 1 (nothing is kept), got {shown}; usual 0.3..0.8")
-    return float(value)
+    ok = isinstance(value, Real) and not isinstance(value, bool) and bool(0 < value <= 1) and float(value) > 0  # type: ignore[operator]
+    if not ok:
+        raise UsageError("bad_strength", f"{name} must be above 0 (nothing changes) and at most 1 (nothing is kept), got {given}; usual 0.3..0.8")
+    return float(value)  # type: ignore[arg-type]
 
 
 def check_size(text: str, allowed: str) -> tuple[int, int]:

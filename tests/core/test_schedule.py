@@ -23,7 +23,7 @@ from inkwash.core.schedule import (
     ZeroTerminal,
 )
 from inkwash.errors import UsageError
-from inkwash.value import alias_table, registry
+from inkwash.value import alias_table, parse, registry
 
 EXAMPLES: dict[str, list[Schedule]] = {
     "Tabulated": [Tabulated((0.01, 0.3, 0.2, 0.9))],
@@ -216,6 +216,15 @@ def test_r4_impossible_shift_is_refused(shift: float) -> None:
 def test_tables_outside_the_open_unit_interval_are_refused(values: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="beta"):
         Tabulated(values).abar()
+
+
+@pytest.mark.parametrize("text", ["Linear(num_steps=0)", "ScaledLinear(num_steps=-1)", "Sigmoid(num_steps=0)", "DiscreteCosine(num_steps=-3)",
+                                  "Linear(num_steps=2000000000000)", "ScaledLinear(beta_start=-0.1)", "ScaledLinear(beta_end=nan)", "Cosine(s=-1.0)",
+                                  "Cosine(s=-0.008)", "Cosine(s=nan)", "Cosine(s=1e300)", "DiscreteCosine(s=-1)", "Exponential(sigma_max=inf)"])
+def test_impossible_processes_are_refused_when_they_are_made(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text, Schedule)  # type: ignore[type-abstract]
+    assert caught.value.code == "bad_schedule"
 
 
 def test_f8_zero_terminal_needs_a_variance_preserving_process() -> None:

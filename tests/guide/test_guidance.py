@@ -225,8 +225,9 @@ def test_g9_a_scale_is_a_number_and_fields_have_their_kind(text: str) -> None:
         parse(text, Guidance)
 
 
-@pytest.mark.parametrize("make", [lambda: CFG("50%"), lambda: CFG(True), lambda: CFG(5, interval=(1, 2)), lambda: CFG(5, then=[1])],
-                         ids=["text", "bool", "interval", "list"])
+@pytest.mark.parametrize("make", [lambda: CFG("50%"), lambda: CFG(True), lambda: CFG(5, interval=(1, 2)), lambda: CFG(5, then=[1]),
+                                  lambda: CFG(10**400), lambda: CFG(10**5000)],
+                         ids=["text", "bool", "interval", "list", "no float", "no text"])
 def test_g9_also_without_parsing(make: Callable[[], Guidance]) -> None:
     with pytest.raises(UsageError, match="expected"):
         make()

@@ -118,7 +118,7 @@ def test_wrong_denoisers_and_empty_batches_are_refused() -> None:
 
 @pytest.mark.parametrize("text", ["DDIM(eta=2)", "EulerAncestral(eta=-1)", "DDPM(variance='large')", "EulerMaruyama(clock='t')", "DPMSolver(4)",
                                   "DPMSolver(3, data=True)", "DPMSolverPP(steps_back=4)", "DEIS(0)", "AdamsBashforth(5)", "UniPC(4)",
-                                  "PredictorCorrector(corrections=0)"])
+                                  "PredictorCorrector(corrections=0)", "PredictorCorrector(corrections=1000000000)"])
 def test_impossible_samplers_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         sampler(text)

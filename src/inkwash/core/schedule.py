@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inkwash.core.level import Gauge, Level
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, shown
 from inkwash.value import Value
 
 
@@ -30,6 +30,21 @@ def lam_of_log_abar(log_abar: Tensor) -> Tensor:
 def log_abar_of_lam(lam: Tensor) -> Tensor:
     """log abar = log sigmoid(2 lam), the inverse of `lam_of_log_abar`."""
     return torch.nn.functional.logsigmoid(2 * lam)
+
+
+MOST_STEPS = 1_000_000
+
+
+def check_steps(schedule: Schedule, steps: int) -> None:
+    """Raises UsageError `bad_schedule` for a table of no or too many entries."""
+    if not 1 <= steps <= MOST_STEPS:
+        raise UsageError("bad_schedule", f"{type(schedule).__name__} needs num_steps in 1..{MOST_STEPS}, got {shown(steps, 40)}; usually 1000")
+
+
+def check_offset(schedule: Schedule, s: float) -> None:
+    """Raises UsageError `bad_schedule` for an offset of the cosine at which lam is not strictly decreasing."""
+    if not 0 <= s <= 100:
+        raise UsageError("bad_schedule", f"{type(schedule).__name__} needs s in 0..100, got {s:g}; 0.008 is usual")
 
 
 class Schedule(Value, ABC):
@@ -100,6 +115,9 @@ class Linear(_Table):
     num_steps: int = 1000
     aliases = {"linear": {}}
 
+    def __post_init__(self) -> None:
+        check_steps(self, self.num_steps)
+
     def betas(self) -> Tensor:
         return torch.linspace(self.beta_start, self.beta_end, self.num_steps, dtype=torch.float64)
 
@@ -112,6 +130,11 @@ class ScaledLinear(_Table):
     beta_end: float = 0.012
     num_steps: int = 1000
     aliases = {"scaled_linear": {}}
+
+    def __post_init__(self) -> None:
+        check_steps(self, self.num_steps)
+        if not (self.beta_start > 0 and self.beta_end > 0):
+            raise UsageError("bad_schedule", f"ScaledLinear takes roots, it needs betas above 0, got {self.beta_start:g} and {self.beta_end:g}")
 
     def betas(self) -> Tensor:
         return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps, dtype=torch.float64) ** 2
@@ -135,6 +158,7 @@ class Sigmoid(_Table):
     aliases = {"sigmoid": {}}
 
     def __post_init__(self) -> None:
+        check_steps(self, self.num_steps)
         if not self.rescaled:
             raise UsageError("bad_schedule", f"Sigmoid(rescaled=False): raw sigmoid(-{self.span:g}..{self.span:g}) as beta ends at "
                                              f"beta_T = {1 / (1 + math.exp(-self.span)):.4f} and destroys the image by mid-way; use rescaled=True")
@@ -156,6 +180,10 @@ class DiscreteCosine(_Table):
     cap: float = 0.999
     num_steps: int = 1000
     aliases = {"cosine_discrete": {}, "cosine_floor": {"floor": 1e-4}}
+
+    def __post_init__(self) -> None:
+        check_steps(self, self.num_steps)
+        check_offset(self, self.s)
 
     def betas(self) -> Tensor:
         k = torch.arange(self.num_steps + 1, dtype=torch.float64) / self.num_steps
@@ -189,6 +217,9 @@ class Cosine(Schedule):
     gauge = Gauge.VP
     aliases = {"cosine": {}}
 
+    def __post_init__(self) -> None:
+        check_offset(self, self.s)
+
     def lam(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64)
         angle = (t + self.s) / (1 + self.s) * (math.pi / 2)
@@ -217,8 +248,8 @@ class Exponential(Schedule):
     aliases = {"exponential": {}}
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise UsageError("bad_schedule", f"Exponential needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise UsageError("bad_schedule", f"Exponential needs 0 < sigma_min < sigma_max, both finite, got {self.sigma_min} and {self.sigma_max}")
 
     def lam(self, t: Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
@@ -19,7 +20,7 @@ from typing import ClassVar, NamedTuple, Self
 from torch import Tensor
 
 from inkwash.core.level import Level
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, shown
 from inkwash.guide.adjust import Adjustment
 from inkwash.guide.strength import FULL, Interval, Strength
 from inkwash.value import Value
@@ -38,9 +39,10 @@ def number(owner: Value, name: str, low: float = -math.inf, high: float = math.i
     """Makes the field a float, or raises UsageError `bad_value` unless it is a finite number in [low, high]."""
     value = getattr(owner, name)
     real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not low <= value <= high:
+    if not real or not abs(value) <= sys.float_info.max or not low <= value <= high:
         hint = "; a scale is a factor and not a percentage" if isinstance(value, str) else ""
-        raise UsageError("bad_value", f"{type(owner).__name__}.{name} is {value!r}; expected a number from {low:g} to {high:g}{hint}")
+        given = repr(value) if isinstance(value, str) else shown(value, 60)
+        raise UsageError("bad_value", f"{type(owner).__name__}.{name} is {given}; expected a number from {low:g} to {high:g}{hint}")
     object.__setattr__(owner, name, float(value))
 
 

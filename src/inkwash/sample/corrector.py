@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from inkwash.core.spacing import Path, Point
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, shown
 from inkwash.sample.onestep import ancestral
 from inkwash.sample.plan import Mix, Sampler, Stage
+
+MOST = 16                                                  # corrections after a step: every one is a row, and a table is written before it runs
 
 
 def langevin(p: Point, size: float) -> Stage:
@@ -39,9 +41,9 @@ class PredictorCorrector(Sampler):
     stochastic = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.eta <= 1 and self.corrections >= 1 and 0 < self.size <= 1):
-            raise UsageError("bad_sampler", f"PredictorCorrector needs eta in 0..1, corrections >= 1 and size in 0..1, got "
-                                            f"{self.eta:g}, {self.corrections} and {self.size:g}")
+        if not (0 <= self.eta <= 1 and 1 <= self.corrections <= MOST and 0 < self.size <= 1):
+            raise UsageError("bad_sampler", f"PredictorCorrector needs eta in 0..1, corrections in 1..{MOST} and size in 0..1, got "
+                                            f"{self.eta:g}, {shown(self.corrections, 40)} and {self.size:g}")
 
     def stages(self, path: Path) -> Iterator[Stage]:
         for p, q in pairwise(path.points):
