@@ -86,6 +86,15 @@ def test_any_micro_batch_can_be_asked_for(tiny_model: Path) -> None:
         assert len(pipe.generate([dataclasses.replace(ASK, steps=1)] * 9, decode=False)) == 9
 
 
+def test_a_decoder_that_leaves_the_finite_numbers_is_reported(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model)
+    with torch.no_grad():
+        pipe.codec.vae.pixels.bias.fill_(float("nan"))
+    [broken] = pipe.generate([ASK])
+    assert "not finite" in broken.warnings[-1]
+    assert set(broken.pixels.flatten().tolist()) == {128}
+
+
 def test_numbers_that_are_not_finite_are_reported(tiny_model: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_model)
     fine = pipe.generate([ASK])[0]
@@ -181,6 +190,14 @@ def test_the_callback_sees_every_step(pipe: Pipeline) -> None:
     seen = []
     pipe("a cat", seed=1, callback_on_step_end=lambda self, step, steps, kept: seen.append((step, steps, kept["latents"].shape)))
     assert seen == [(i, 4, (1, 4, 8, 8)) for i in range(4)]
+
+
+def test_on_step_names_requests_whatever_their_sizes(pipe: Pipeline) -> None:
+    requests, seen = [ASK, OTHERS[2], OTHERS[1]], []
+    pipe.generate(requests, lambda told: seen.append((told.done, told.total, told.which.tolist(), tuple(told.x0.shape))))
+    small, wide = [row for row in seen if row[3][3] == 8], [row for row in seen if row[3][3] == 12]
+    assert small == [(1, 4, [0, 2], (2, 4, 8, 8)), (2, 4, [0, 2], (2, 4, 8, 8)), (3, 4, [0, 2], (2, 4, 8, 8)), (4, 4, [0], (1, 4, 8, 8))]
+    assert [row[:3] for row in wide] == [(1, 2, [1]), (2, 2, [1])]
 
 
 @pytest.mark.parametrize(("change", "code"), [({"sampler": "ddimm"}, "unknown_name"), ({"width": 40}, "invalid_size"),

@@ -28,8 +28,12 @@ class Codec(nn.Module, ABC):
         """Images to unit-variance samples."""
 
     @abstractmethod
+    def restore(self, clean: Clean) -> Tensor:
+        """Clean samples to float32 images, about -1..1, as `to_uint8` reads them. Raises TypeError for anything else, such as a noisy tensor."""
+
     def decode(self, clean: Clean) -> Tensor:
-        """Clean samples to images. Raises TypeError for anything else, such as a noisy tensor."""
+        """Clean samples to images. Raises TypeError as `restore` does."""
+        return to_uint8(self.restore(clean))
 
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) of one image of that size in pixels."""
@@ -44,8 +48,8 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """float -1..1 to uint8, rounded and clamped."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    """float -1..1 to uint8, rounded and clamped; grey where it is NaN."""
+    return images.float().nan_to_num(0.0, 1.0, -1.0).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _clean(value: object) -> Tensor:
@@ -63,8 +67,8 @@ class Pixels(Codec):
     def encode(self, images: Tensor) -> Clean:
         return Clean(to_signed(images))
 
-    def decode(self, clean: Clean) -> Tensor:
-        return to_uint8(_clean(clean))
+    def restore(self, clean: Clean) -> Tensor:
+        return _clean(clean).float()
 
 
 class Latent(Codec):
@@ -100,11 +104,14 @@ class Latent(Codec):
         return Clean((z - self.mean) / self.std)
 
     @torch.no_grad()
-    def decode(self, clean: Clean) -> Tensor:
+    def restore(self, clean: Clean) -> Tensor:
         z = _clean(clean).to(self.mean.device, torch.float32) * self.std + self.mean  # (B, C, h, w)
-        return torch.cat([to_uint8(self._decode_one(one[None])) for one in z])
+        return torch.cat([self._restore_one(one[None]) for one in z])
 
-    def _decode_one(self, z: Tensor) -> Tensor:
+    def decode(self, clean: Clean) -> Tensor:
+        return torch.cat([to_uint8(self.restore(Clean(one[None]))) for one in _clean(clean)])       # one image in float32 at a time
+
+    def _restore_one(self, z: Tensor) -> Tensor:
         side = None if self.tile is None else max(4, self.tile // self.factor)
         if side is None or max(z.shape[2:]) <= side:
             return self.vae.decode(z.to(self.dtype)).float()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from inkwash.codec import to_uint8
 from inkwash.companion import class_of
 from inkwash.cond import Cond
 from inkwash.core.level import Clean, Level
@@ -148,8 +149,12 @@ def images(pipe: Pipeline, jobs: Sequence[Job], decode: bool = True) -> list[Ima
         began = time.perf_counter()
         clean = Result(job.state.x[0], job.program.plan.end, job.row).clean.x
         latent = clean.nan_to_num(0.0, 0.0, 0.0)
-        pixels = lay_over(job.request, pipe.codec.decode(Clean(latent[None]))[0].cpu()) if decode else None
-        warnings = notes(job.request, pipe.info, pipe.conditioner, bool(clean.isfinite().all()), inert(pipe, job.request, job.program.plan))
+        pixels, finite = None, bool(clean.isfinite().all())
+        if decode:
+            restored = pipe.codec.restore(Clean(latent[None]))[0]                                             # (3, H, W)
+            finite = finite and bool(restored.isfinite().all())
+            pixels = lay_over(job.request, to_uint8(restored).cpu())
+        warnings = notes(job.request, pipe.info, pipe.conditioner, finite, inert(pipe, job.request, job.program.plan))
         made.append(Image(job.request, pixels, latent, job.row, job.nfe, job.seconds + time.perf_counter() - began, warnings))
     return made
 

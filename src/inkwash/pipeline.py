@@ -116,6 +116,9 @@ class Pipeline:
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Writes the model folder, all or nothing. `dtype` is that of the stored weights; an older model there is replaced.
 
+        None stores the numbers as the networks hold them, which where bfloat16 computes fastest are rounded to it: open a model with
+        dtype=torch.float32 to save all that its files have.
+
         Raises UsageError: `bad_path`, `bad_dtype`, `bad_output`, `output_not_writable`; ResourceError `disk_full`.
         """
         path = as_path(folder, "the folder to save to")
@@ -238,6 +241,8 @@ class Pipeline:
     def generate(self, requests: Sequence[Request], on_step: StepCallback | None = None, *, decode: bool = True) -> list[Image]:
         """One image per request, in order; unlike requests share the network calls. Everything is checked before the first call.
 
+        Images of one size are made together, one size after another. `on_step` is told after each network call: done and total count the steps
+        of that size, `which` are places in `requests`.
         A denoiser in training is put into eval mode meanwhile. Raises UsageError for what the model cannot make.
         """
         expect(requests, Sequence, "the requests of generate", "bad_request")
@@ -247,12 +252,13 @@ class Pipeline:
         self.denoiser.eval()
         try:
             condition(self, jobs, self.encode)
+            places = {id(job): place for place, job in enumerate(jobs)}
             for members in by_shape(jobs):
                 total = max(len(job.rows) for job in members)
-                while pending := [i for i, job in enumerate(members) if not job.done]:
-                    x0 = step(self, [members[i] for i in pending])
+                while pending := [job for job in members if not job.done]:
+                    x0 = step(self, pending)
                     if on_step is not None:
-                        on_step(Progress(max(members[i].row for i in pending), total, torch.tensor(pending), x0))
+                        on_step(Progress(max(job.row for job in pending), total, torch.tensor([places[id(job)] for job in pending]), x0))
             return images(self, jobs, decode)
         finally:
             self.denoiser.train(training)

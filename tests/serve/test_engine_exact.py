@@ -211,18 +211,18 @@ def test_an_error_of_the_model_leaves_every_ticket_as_it_was(tiny_model: Path, a
 
 def test_a_picture_whose_decoding_failed_is_decoded_at_the_next_tick() -> None:
     pipe = exact()
-    engine, decode = Engine(pipe), pipe.codec.decode
+    engine, restore = Engine(pipe), pipe.codec.restore
     engine.submit(ask("cat", steps=1, guidance=1.0))
 
     def fail(clean: object) -> None:
         raise RuntimeError("out of memory")
 
-    pipe.codec.decode = fail  # type: ignore[method-assign, assignment]
+    pipe.codec.restore = fail  # type: ignore[method-assign, assignment]
     for _ in range(2):
         with pytest.raises(RuntimeError, match="out of memory"):
             engine.tick()
     later = engine.submit(ask("cat", steps=2, guidance=1.0))
-    pipe.codec.decode = decode  # type: ignore[method-assign]
+    pipe.codec.restore = restore  # type: ignore[method-assign]
     first, second = engine.run()
     assert (first.image is not None, second.ticket is later) == (True, True)
     assert engine.rows_done == 3
