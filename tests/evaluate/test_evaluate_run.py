@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from evaluate_tools import WORDS, build_data, build_extractor
-from inkwash.errors import DataError, UsageError, VerifyError
+from inkwash.errors import CheckpointError, DataError, UsageError, VerifyError
 from inkwash.evaluate.collect import CHUNK, requests_for
 from inkwash.evaluate.curves import Curves, by_cost, by_guidance, every_sampler
 from inkwash.evaluate.extractors.network import NetworkExtractor, load_ink
-from inkwash.evaluate.measure import METRICS
+from inkwash.evaluate.measure import METRICS, Views, compare_all
+from inkwash.evaluate.metrics.interval import score_interval, wilson
 from inkwash.evaluate.report.card import summary, told, update_card
 from inkwash.evaluate.report.page import page
 from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, estimate, read_result, text_of
+from inkwash.evaluate.report.sections import curves
 from inkwash.evaluate.run import Evaluation, Options, evaluate, evaluations_of, written
 from inkwash.io.find import read_info
 from inkwash.io.folder import load_info, model_hash
@@ -212,7 +214,9 @@ def test_the_card_keeps_a_summary_and_everything_else(found: Evaluation, tiny_mo
 
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     before, name = read_info(copy), model_hash(copy)
-    update_card(copy, as_json(found))
+    result = as_json(found)
+    result["memorization"]["canaries"]["value"] = 1.0      # the tiny extractor cannot tell copies
+    update_card(copy, result)
     after = load_info(copy)                                # compared with the manifest
     assert model_hash(copy) == name
     assert after.card["evaluation"]["numbers"]["fd"][0] == pytest.approx(found.metrics["fd"].value, rel=1e-3)
@@ -242,8 +246,11 @@ def test_the_page_needs_nothing_but_itself(found: Evaluation, pipeline: Pipeline
 @pytest.mark.parametrize(("change", "code"), [
     ({"num": 5}, "too_few"), ({"held_out": None}, "held_out_unknown"), ({"held_out": "6", "reference": "held-out"}, "too_few"),
     ({"bits": 1}, "too_few"), ({"bits": 1000}, "too_few"), ({"request": dataclasses.replace(SMALL, width=33)}, "invalid_size"),
-    ({"curves": Curves(num=3)}, "too_few"), ({"curves": Curves(("nonsense",))}, "unknown_name"), ({"reference": "x"}, "bad_reference")])
-def test_what_cannot_be_measured_is_refused(change: dict[str, Any], code: str, pipeline: Pipeline, data: Path, extractor: NetworkExtractor) -> None:
+    ({"curves": Curves(num=3)}, "too_few"), ({"curves": Curves(num=11)}, "too_few"),
+    ({"curves": Curves(("nonsense",))}, "unknown_name"), ({"reference": "x"}, "bad_reference")])
+def test_what_cannot_be_measured_is_refused_before_a_picture_is_made(change: dict[str, Any], code: str, pipeline: Pipeline, data: Path,
+                                                                    extractor: NetworkExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pipeline, "generate", lambda *given, **more: pytest.fail("a picture was made"))
     options = dataclasses.replace(Options(SMALL, num=16, reference="all", held_out="6", bits=0), **change)
     with pytest.raises(UsageError) as caught:
         evaluate(pipeline, [data], options, extractor)
@@ -262,3 +269,72 @@ def test_data_without_captions_is_refused(pipeline: Pipeline, extractor: Network
 def test_a_name_that_is_not_utf8_can_be_written() -> None:
     assert written("caf\udce9").encode("utf-8") == b"caf\\udce9"
     assert written("café") == "café"
+
+
+def test_fewer_samples_than_captions_take_captions_of_all_sources() -> None:
+    captions = [f"emoji {i}" for i in range(100)] + [f"scene {i}" for i in range(100)]
+    part = [request.prompt for request in requests_for(SMALL, captions, 60, 0)]
+    assert len(set(part)) == 60
+    assert 15 <= sum(text.startswith("scene") for text in part) <= 45
+    assert [request.prompt for request in requests_for(SMALL, captions, 90, 0)][:60] == part
+    assert [request.prompt for request in requests_for(SMALL, captions, 201, 0)] == [*captions, captions[0]]
+
+
+def test_where_the_extrapolation_is_not_valid_it_decides_nothing() -> None:
+    real, a, b = (torch.randn(30, 40, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    assert {"fd", "fd_at_n"} & set(compare_all(Views(a), Views(b), Views(real))) == {"fd_at_n"}
+    assert {"fd", "fd_at_n"} & set(compare_all(Views(a[:, :4]), Views(b[:, :4]), Views(real[:, :4]))) == {"fd"}
+
+
+def test_the_gate_takes_the_distance_at_this_n_where_the_extrapolation_is_not_valid(found: Evaluation) -> None:
+    result = as_json(found)
+    baseline = json.loads(json.dumps(result))
+    assert check_baseline(result, baseline, 0.1)[0].startswith("fd ")
+    for stored in (result, baseline):
+        stored["metrics"]["fd"]["note"] = "fewer samples than feature dimensions"
+    baseline["metrics"]["fd"]["value"] = -30.0
+    assert check_baseline(result, baseline, 0.1)[0].startswith("fd_at_n ")
+    baseline["metrics"]["fd_at_n"]["value"] = result["metrics"]["fd_at_n"]["value"] / 2
+    with pytest.raises(VerifyError, match="fd_at_n"):
+        check_baseline(result, baseline, 0.1)
+
+
+def test_curves_show_the_distance_at_this_n_where_the_extrapolation_is_not_valid(found: Evaluation) -> None:
+    assert METRICS["fd"].title in curves(found)
+    noted = [point._replace(metrics={**point.metrics, "fd": point.metrics["fd"]._replace(note="too few")}) for point in found.curves]
+    text = curves(found._replace(curves=noted))
+    assert METRICS["fd"].title not in text
+    assert METRICS["fd_at_n"].title in text
+
+
+def test_the_card_claims_nothing_of_memorization_where_planted_copies_were_not_found(found: Evaluation) -> None:
+    result = as_json(found)
+    assert found.memory is not None
+    for share, kept in ((0.49, False), (0.5, True)):
+        memory = found.memory._replace(canaries=found.memory.canaries._replace(value=share))
+        result["memorization"]["canaries"]["value"] = share
+        assert ("memorized" in summary(result), memory.conclusive) == (kept, kept)
+
+
+@pytest.mark.parametrize("change", [{"about": None}, {"about": {}}, {"about": {"data": 5}}, {"metrics": {"fd": {"num": math.inf}}}])
+def test_a_damaged_baseline_is_told_as_one(change: dict[str, Any], found: Evaluation, tmp_path: Path) -> None:
+    result = as_json(found)
+    row = change.get("metrics", {}).get("fd")
+    changed = {**result, "metrics": {"fd": {**result["metrics"]["fd"], **row}}} if row else {**result, **change}
+    (tmp_path / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(CheckpointError) as caught:
+        read_result(tmp_path)
+    assert caught.value.code == "result_unreadable"
+
+
+def test_equal_scores_have_an_interval_and_few_pairs_decide_nothing() -> None:
+    ones = score_interval(torch.ones(20))
+    assert (ones.low, ones.high) == pytest.approx(wilson(1.0, 20))
+    near = score_interval(torch.tensor([1.0] * 19 + [0.5]))
+    assert near.low < near.value < near.high == 1.0
+    draw = torch.Generator().manual_seed(0)
+    a, b, real = (Views(torch.randn(16, 3, generator=draw), adherence=torch.tensor([score] * known + [math.nan] * (16 - known)))
+                  for score, known in ((1.0, 3), (0.0, 3), (0.5, 16)))
+    answer = compare_all(a, b, real)["adherence"]
+    assert (answer.p, answer.better) == (0.25, "undecided")
+    assert "adherence" not in compare_all(a, b._replace(adherence=torch.tensor([0.0] + [math.nan] * 15)), real)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,9 +52,9 @@ def evaluate(
     bits: str = "8",
     unconditional: Annotated[bool, FLAG] = False,
     curve_samplers: str | None = None,
-    curve_steps: str = "5,10,20,40",
-    curve_guidance: str = "1,2,3,5,8",
-    curve_num: str = "128",
+    curve_steps: str | None = None,
+    curve_guidance: str | None = None,
+    curve_num: str | None = None,
     baseline: str | None = None,
     allow: str = "0.10",
     budget: Annotated[list[str] | None, Parameter(negative=())] = None,
@@ -112,11 +112,11 @@ def evaluate(
     curve_samplers
         Samplers of the curves, separated by commas, or every; seven usual ones unless given.
     curve_steps
-        Numbers of steps of the curves.
+        Numbers of steps of the curves; 5,10,20,40 unless given.
     curve_guidance
-        Guidance scales of the curve.
+        Guidance scales of the curve; 1,2,3,5,8 unless given.
     curve_num
-        Samples at every point of the curves.
+        Samples at every point of the curves; 128 unless given.
     baseline
         An earlier result: exit with 8 when quality is worse by more than --allow.
     allow
@@ -139,7 +139,7 @@ def evaluate(
     place = None if report is None else as_path(report, "--report")
     settings = Settings(steps, sampler, spacing, guidance, None, seed, size)
     number = check_int(num, "--num", "bad_count", 2, MAX_NUM)
-    limits = dict(_limit(text) for text in budget or ())
+    limits = _limits(budget or (), clip is not None)
     share, longest = _share(allow, "--allow"), _share(minutes, "--minutes") if minutes is not None else math.inf
     if fit not in ("crop", "pad"):
         raise UsageError("bad_fit", f"--fit is {fit[:40]!r}; give crop or pad")
@@ -158,7 +158,10 @@ def evaluate(
     from inkwash.job import inert
 
     before = read_result(as_path(baseline, "--baseline")) if baseline is not None else None
-    points = _curves(curve_samplers, curve_steps, curve_guidance, curve_num) if curves else None
+    asked = {"--curve-samplers": curve_samplers, "--curve-steps": curve_steps, "--curve-guidance": curve_guidance, "--curve-num": curve_num}
+    if not curves and (idle := [name for name, text in asked.items() if text is not None]):
+        raise UsageError("curves_off", f"{' and '.join(idle)} without --curves changes nothing; add --curves")
+    points = _curves(curve_samplers, curve_steps or "5,10,20,40", curve_guidance or "1,2,3,5,8", curve_num or "128") if curves else None
     if place is not None:
         _prepare(place)
     features = load_extractor(extractor, device)
@@ -247,6 +250,18 @@ def _prepare(folder: Path) -> None:
         if error.errno == errno.ENOSPC:
             raise
         raise UsageError("output_not_writable", f'cannot write to "{folder}": {error.strerror}; give another place by --report') from None
+
+
+def _limits(texts: Sequence[str], has_clip: bool) -> dict[str, float]:
+    """The limits by name. Raises UsageError `bad_budget`, also for two limits of one name and for a metric that needs --clip without it."""
+    limits: dict[str, float] = {}
+    for name, number in map(_limit, texts):
+        if name in limits:
+            raise UsageError("bad_budget", f"--budget names {name} twice, with {limits[name]:g} and {number:g}; give one limit for each name")
+        if name == "clip" and not has_clip:
+            raise UsageError("bad_budget", "--budget clip needs an image-text encoder; name one by --clip")
+        limits[name] = number
+    return limits
 
 
 def _limit(text: str) -> tuple[str, float]:

@@ -39,11 +39,16 @@ class Bits(NamedTuple):
     probes: int
 
 
+def require_count(count: int, pictures: int) -> None:
+    """Raises UsageError `too_few` unless 2 <= count <= pictures."""
+    if count < 2 or count > pictures:
+        raise UsageError("too_few", f"bits per dimension need 2..{pictures} pictures, got {count}; change --bits")
+
+
 def bits(pipeline: Pipeline, pictures: Pictures, captions: list[str], worker: Worker, *, count: int, flow_steps: int = 12, bound_steps: int = 48,
          probes: int = 1, seed: int = 0, level: float = LEVEL) -> Bits:
     """The cost of the first `count` pictures with their captions. Raises UsageError `too_few` below 2, `not_saved`."""
-    if count < 2 or count > len(pictures):
-        raise UsageError("too_few", f"bits per dimension need 2..{len(pictures)} pictures, got {count}; change --bits")
+    require_count(count, len(pictures))
     exact = pipeline if pipeline.dtype == torch.float32 else Pipeline.from_pretrained(_folder(pipeline), device=pipeline.device, dtype=torch.float32)
     on_pixels = isinstance(pipeline.codec, Pixels)
     path = LogSNR().levels(exact.schedule, bound_steps)

@@ -2,8 +2,9 @@
 
 Sets are cut into chunks of CHUNK images, whatever their number and whoever makes them. A chunk of samples is named by the model's hash, the
 numbers' format and its requests, a chunk of data by the data's fingerprint and its positions, so both are made once and found again.
-Image i of every set of samples has the i-th caption (from the start again when they run out) and the seed `first + i`: two settings or two
-models that are measured on as many images have the same captions and the same noise, and can be compared in pairs.
+Image i of every set of samples has the i-th caption (from the start again when they run out; of captions in one fixed random order when there are
+more of them than images) and the seed `first + i`: two settings or two models that are measured on as many images have the same captions and
+the same noise, and can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ class Samples(NamedTuple):
 
 
 def requests_for(template: Request, captions: Sequence[str], count: int, first: int) -> tuple[Request, ...]:
-    """`count` requests with the settings of `template`: captions in order and from the start again, seeds first, first + 1, ..."""
+    """`count` requests with the settings of `template`: captions in order and from the start again, seeds first, first + 1, ...
+
+    Data of several sources has their captions one source after the other. So fewer requests than captions take a random part of them, and more
+    requests a larger one with the same beginning.
+    """
+    if count < len(captions):
+        captions = [captions[i] for i in torch.randperm(len(captions), generator=torch.Generator().manual_seed(0)).tolist()]
     return tuple(dataclasses.replace(template, prompt=captions[i % len(captions)], seed=first + i) for i in range(count))
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from inkwash.errors import UsageError
 from inkwash.evaluate.collect import Samples
+from inkwash.evaluate.measure import METRICS
 from inkwash.evaluate.metrics.interval import Estimate
 from inkwash.request import Request, check_guidance
 from inkwash.sample import Sampler
@@ -44,8 +45,8 @@ def every_sampler() -> tuple[str, ...]:
 
 def curve_settings(curves: Curves, request: Request) -> list[Request]:
     """The settings in order: sampler by sampler, then guidance. Raises UsageError `unknown_name`, `bad_steps`, `bad_guidance`, `too_few`."""
-    if curves.num < 8:
-        raise UsageError("too_few", f"{curves.num} samples at each point of a curve are too few: the Frechet distance needs at least 8; "
+    if curves.num < (least := max(metric.least for metric in METRICS.values())):
+        raise UsageError("too_few", f"{curves.num} samples at each point of a curve are too few: precision needs at least {least}; "
                                     "raise --curve-num")
     for name in curves.samplers:
         parse(name, Sampler)  # type: ignore[type-abstract]

@@ -16,8 +16,8 @@ from inkwash.errors import UsageError
 from inkwash.evaluate.metrics.clipscore import clip_statistic
 from inkwash.evaluate.metrics.cmmd import cmmd_statistic
 from inkwash.evaluate.metrics.compare import Comparison, compare_statistics
-from inkwash.evaluate.metrics.frechet import frechet_distance, frechet_unbiased
-from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, mean_interval
+from inkwash.evaluate.metrics.frechet import frechet_distance, frechet_statistic, frechet_unbiased, too_few
+from inkwash.evaluate.metrics.interval import LEVEL, Estimate, Statistic, score_interval
 from inkwash.evaluate.metrics.kernel import kernel_statistic
 from inkwash.evaluate.metrics.neighbours import estimates, neighbour_statistics
 
@@ -50,7 +50,7 @@ METRICS: dict[str, Metric] = {
     "adherence": Metric("adherence to the caption", False, 2),
     "saturation": Metric("mean saturation of colours", False, 2),
 }
-COMPARED = ("fd", "kid", "cmmd", "precision", "recall", "density", "coverage", "clip", "adherence")
+COMPARED = ("fd", "fd_at_n", "kid", "cmmd", "precision", "recall", "density", "coverage", "clip", "adherence")
 
 
 class Views(NamedTuple):
@@ -73,7 +73,10 @@ def require_enough(num: int, num_real: int, names: tuple[str, ...] = ("fd", "kid
 
 
 def statistics(real: Views, fake: Views) -> dict[str, Statistic]:
-    """The numbers that are compared between models, with influences, for as many views as both sets have."""
+    """The numbers that are compared between models, with influences, for as many views as both sets have. The Frechet distance is that at this N
+    where there are too few samples for the extrapolation."""
+    if too_few(real.features, fake.features):
+        return {"fd_at_n": frechet_statistic(real.features, fake.features), **_others(real, fake)}
     return {"fd": frechet_unbiased(real.features, fake.features)[0], **_others(real, fake)}
 
 
@@ -100,11 +103,11 @@ def measure(real: Views, fake: Views, *, level: float = LEVEL) -> dict[str, Esti
     if fake.adherence is not None and "adherence" in at:
         judged = fake.adherence[fake.adherence.isfinite()]
         real_ones = real.adherence[real.adherence.isfinite()] if real.adherence is not None else judged[:0]
-        found["adherence"] = mean_interval(judged, level, f"{len(judged)} of {len(fake.adherence)} captions ask for something that can be judged"
+        found["adherence"] = score_interval(judged, level, f"{len(judged)} of {len(fake.adherence)} captions ask for something that can be judged"
                                            + (f"; real pictures have {float(real_ones.mean()):.3f}" if len(real_ones) else ""))
     if fake.saturation is not None:
-        found["saturation"] = mean_interval(fake.saturation, level, f"real pictures have {float(real.saturation.mean()):.3f}"
-                                            if real.saturation is not None else "")
+        found["saturation"] = score_interval(fake.saturation, level, f"real pictures have {float(real.saturation.mean()):.3f}"
+                                             if real.saturation is not None else "")
     return found
 
 
@@ -119,7 +122,10 @@ def compare_all(a: Views, b: Views, real: Views, *, level: float = LEVEL) -> dic
     of_a, of_b = statistics(real, a), statistics(real, b)
     if a.adherence is not None and b.adherence is not None and "adherence" in of_a:
         both = a.adherence.isfinite() & b.adherence.isfinite()
-        of_a["adherence"], of_b["adherence"] = _mean(a.adherence[both]), _mean(b.adherence[both])
+        if int(both.sum()) > 1:
+            of_a["adherence"], of_b["adherence"] = _mean(a.adherence[both]), _mean(b.adherence[both])
+        else:
+            of_a.pop("adherence")
     return {name: compare_statistics(of_a[name], of_b[name], smaller_is_better=METRICS[name].smaller_is_better, level=level)
             for name in COMPARED if name in of_a and name in of_b}
 

@@ -24,7 +24,7 @@ from inkwash.evaluate.split import Split
 from inkwash.evaluate.store import Job, Worker, key_of
 from inkwash.pipeline import Pipeline
 
-K, RATE, CANARIES = 50, 0.01, 32
+K, RATE, CANARIES, POWER = 50, 0.01, 32, 0.5
 FRESH = 50                                                 # held-out pictures that can show a rate: each half must, see `memorization`
 
 
@@ -36,6 +36,11 @@ class Memory(NamedTuple):
     rate: float                                            # of false alarms that was asked for
     shown: tuple[tuple[int, tuple[int, ...]], ...]
     pictures: Pictures                                     # of training
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether most planted copies were found; otherwise the test says nothing about the model."""
+        return self.canaries.value >= POWER
 
 
 def memory(pipeline: Pipeline, parts: Split, samples: Pictures, sampled: Tensor, extractor: Extractor, worker: Worker, size: tuple[int, int],

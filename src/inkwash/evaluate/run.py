@@ -23,7 +23,7 @@ from inkwash.data.item import Source, fingerprint_of
 from inkwash.data.source import open_source
 from inkwash.data.transform import Mode
 from inkwash.errors import DataError, UsageError, expect
-from inkwash.evaluate.bits import Bits, bits
+from inkwash.evaluate.bits import Bits, bits, require_count
 from inkwash.evaluate.collect import Pictures, Samples, data_pictures, features, requests_for, sample, sample_jobs
 from inkwash.evaluate.curves import Curves, Point, curve_settings
 from inkwash.evaluate.extractors.features import Extractor, TextExtractor
@@ -126,6 +126,8 @@ def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, e
     parts = split(source, pipeline.info.card, options.held_out)
     reference = parts.reference(options.reference)
     require_enough(options.num, len(reference))
+    if options.bits:
+        require_count(options.bits, len(reference))
     size = pipeline.info.sizes.check(options.request.width, options.request.height)
     real = data_pictures(reference, size, options.mode)
     captions = [reference.caption(i) for i in range(len(reference))]

@@ -59,6 +59,7 @@ def compare_statistics(a: Statistic, b: Statistic, *, smaller_is_better: bool, p
     width = normal_quantile(level) * error
     p = 2 * normal.cdf(-abs(gap) / error) if error > 0 else float(gap == 0)
     num = min(len(a.fake), len(b.fake))
+    p = max(p, 2.0 ** (1 - num)) if paired else p          # the signs of so many pairs can say no more
     better = "undecided" if p > 1 - level else ("a" if (gap < 0) == smaller_is_better else "b")
     factor = ((normal_quantile(level) + normal.inv_cdf(POWER)) * error / gap) ** 2 if gap != 0 else None
     decide = None if factor is None else max(math.ceil(factor * num), 2)

@@ -137,6 +137,16 @@ def mean_interval(values: Tensor, level: float = LEVEL, note: str = "") -> Estim
     return Estimate(mean, mean - width, mean + width, len(values), level, note)
 
 
+def score_interval(values: Tensor, level: float = LEVEL, note: str = "") -> Estimate:
+    """Mean of scores in 0..1 (N,): Student's interval, within 0..1. Equal scores have no variance, but that of others can be hidden still: they get
+    Wilson's, as wide as that of any scores with this mean. Raises UsageError `too_few` below 2 values."""
+    found = mean_interval(values, level, note)
+    if found.high - found.low > 1e-12:
+        return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
+    low, high = wilson(found.value, found.num, level)
+    return found._replace(low=low, high=high)
+
+
 def wilson(share: float, num: float, level: float = LEVEL) -> tuple[float, float]:
     """Ends of the interval of a proportion seen in `num` independent trials, real-valued for an effective number (Wilson 1927)."""
     z2 = normal_quantile(level) ** 2

@@ -13,6 +13,8 @@ from typing import Any
 
 from inkwash.errors import UsageError
 from inkwash.evaluate.measure import METRICS
+from inkwash.evaluate.memory import POWER
+from inkwash.evaluate.report.result import valid_distance
 from inkwash.io.durable import write_text
 from inkwash.io.find import read_info
 from inkwash.io.folder import model_hash, save_info
@@ -25,14 +27,15 @@ KEPT = ("kid", "precision", "recall", "density", "coverage", "clip", "adherence"
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the card keeps of a stored result: numbers as [value, low, high], and what they depend on."""
+    """What the card keeps of a stored result: numbers as [value, low, high], and what they depend on. The memorized share is left out where most
+    planted copies were not found."""
     about, memorized = result["about"], result["memorization"]
-    valid = "fd_at_n" if result["metrics"]["fd"]["note"] else "fd"                       # the extrapolation wants more samples than dimensions
+    valid = valid_distance(result)
     parts = {name: _ends(row[valid]) for name, row in result["parts"].items() if row is not None and "fd" in row}
     return {"date": about["date"], "inkwash": about["inkwash"], "num": about["num"], "level": about["level"],
             "distance": valid, "parts": parts,
             "numbers": {name: _ends(result["metrics"][name]) for name in (valid, *KEPT) if name in result["metrics"]},
-            **({"memorized": _ends(memorized["excess"])} if memorized else {}),
+            **({"memorized": _ends(memorized["excess"])} if memorized and memorized["canaries"]["value"] >= POWER else {}),
             "extractor": about["extractors"]["features"]["name"], "extractor_hash": about["extractors"]["features"]["hash"],
             "judge": about["judge"], "reference": f"{about['data']['num_reference']} {about['data']['reference']} pictures",
             "data": about["data"]["fingerprint"], "settings": about["settings"], "seeds": about["seeds"]}

@@ -10,7 +10,7 @@ from html import escape
 from torch import Tensor
 
 from inkwash.evaluate.measure import METRICS
-from inkwash.evaluate.memory import K
+from inkwash.evaluate.memory import K, Memory
 from inkwash.evaluate.metrics.interval import Estimate
 from inkwash.evaluate.parts import reconstruct
 from inkwash.evaluate.report import sections
@@ -115,9 +115,9 @@ def _failures(found: Evaluation) -> str:
                       [f"{r.prompt} · seed {r.seed} · {float(values[i]):.3g}" for i, r in zip(order, requests, strict=True)]))
 
 
-def _power(canaries: Estimate) -> str:
+def _power(memory: Memory) -> str:
     """What follows when planted copies are not found."""
-    if canaries.value >= 0.5:
+    if memory.conclusive:
         return ""
     return "<p><strong>Most planted copies were not found, so the test says nothing about this model.</strong></p>"
 
@@ -138,6 +138,6 @@ def _memory(found: Evaluation) -> str:
                               f"{' · flagged' if bool(inner.flagged[sample]) else ''} | {found.train.caption(index[0])}"))
     return ("<h2>Copies of training pictures</h2><p>The number is the distance to the nearest training picture over the mean distance to the "
             f"{min(K, len(found.train) - 1)} nearest. Below {inner.threshold:.3f} a sample is flagged, which happens to at most {memory.rate:.1%} of "
-            f"pictures that were never seen.</p>{text}{_power(memory.canaries)}"
+            f"pictures that were never seen.</p>{text}{_power(memory)}"
             "<p>The samples with the lowest ratios, left, beside their nearest training pictures.</p>"
             + groups(shown))

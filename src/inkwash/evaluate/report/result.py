@@ -62,8 +62,10 @@ def read_result(path: Path) -> dict[str, Any]:
             raise TypeError(f"it is {str(raw['kind'])[:40]!r}, format {raw['format']!r}")
         for name in raw["metrics"]:
             estimate(raw, name)
+        if not all(isinstance(part, dict) for part in (raw["about"], raw["about"]["data"])):
+            raise TypeError("it does not say what its numbers depend on")
         return dict(raw)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CheckpointError("result_unreadable", f'"{file}" is not a result of inkwash evaluate: {reason}; '
                                                    "give a result.json or its folder") from None
@@ -85,12 +87,19 @@ def require_comparable(result: Mapping[str, Any], baseline: Mapping[str, Any]) -
                                                    "measure both in the same way")
 
 
-def check_baseline(result: Mapping[str, Any], baseline: Mapping[str, Any], allow: float, names: Sequence[str] = ("fd", "kid")) -> list[str]:
+def valid_distance(result: Mapping[str, Any]) -> str:
+    """"fd", or "fd_at_n" where there are too few samples for the extrapolation, as the note of "fd" says."""
+    return "fd_at_n" if result["metrics"]["fd"]["note"] else "fd"
+
+
+def check_baseline(result: Mapping[str, Any], baseline: Mapping[str, Any], allow: float, names: Sequence[str] | None = None) -> list[str]:
     """One line for each of `names`: how it stands against the baseline. Raises VerifyError `quality_gate` when one is worse by more than `allow`.
 
+    Unless given, they are the kernel distance and the Fréchet distance, at this N where there are too few samples for the extrapolation.
     For a distance the limit is (1 + allow) x baseline, for a share (1 - allow) x baseline. Raises UsageError `not_comparable`.
     """
     require_comparable(result, baseline)
+    names = (valid_distance(result), "kid") if names is None else names
     limits = {}
     for name in names:
         if name not in baseline["metrics"] or name not in result["metrics"]:

@@ -63,6 +63,11 @@ def _seen(found: Evaluation, names: Sequence[str]) -> list[str]:
     return [name for name in names if any(name in point.metrics for point in found.curves)]
 
 
+def _distance(points: Sequence[Point]) -> str:
+    """The Fréchet distance that can be shown: at this N where one of the points has too few samples for the extrapolation."""
+    return "fd_at_n" if any(point.metrics["fd"].note for point in points) else "fd"
+
+
 def _better(name: str) -> str:
     return METRICS[name].title + ("" if name == "saturation" else ", lower is better" if METRICS[name].smaller_is_better else ", higher is better")
 
@@ -75,10 +80,10 @@ def _cost_curves(found: Evaluation) -> str:
     text = (f"<h2>Quality against cost</h2><p>{every[0].num} samples at every point, the same captions and seeds everywhere; bars are intervals. "
             f"All samplers visit the levels of {escape(found.request.spacing or 'their own spacing')}.</p>")
     ticks = sorted({point.nfe for point in every})
-    for name in _seen(found, ("fd", "kid", "coverage", "precision", "adherence", "clip")):
+    for name in _seen(found, (_distance(every), "kid", "coverage", "precision", "adherence", "clip")):
         lines = [_line(sampler, points, name, lambda point: point.nfe) for sampler, points in costs.items()]
         text += chart(lines, _better(name), "network evaluations per picture (NFE)", METRICS[name].short, log_x=True,
-                      log_y=name == "fd" and _positive(lines), x_ticks=ticks)
+                      log_y=name in ("fd", "fd_at_n") and _positive(lines), x_ticks=ticks)
     return text + _points(every, "Every point of these curves")
 
 
@@ -87,7 +92,7 @@ def _guidance_curves(found: Evaluation) -> str:
     if len(guided) > 1:
         text += (f"<h2>Quality against guidance</h2><p>{guided[0].num} samples at every point. Two conventions: below w, where 1 is no guidance; "
                  "above w′ = w − 1, where 0 is none.</p>")
-        for name in _seen(found, ("fd", "kid", "precision", "recall", "coverage", "adherence", "clip", "saturation")):
+        for name in _seen(found, (_distance(guided), "kid", "precision", "recall", "coverage", "adherence", "clip", "saturation")):
             text += chart([_line(found.request.sampler, guided, name, lambda point: point.guidance or 0.0)], _better(name), "guidance w",
                           METRICS[name].short, above=("w′ = w − 1", lambda w: w - 1), x_ticks=[point.guidance or 0.0 for point in guided])
         text += _points(guided, "Every point of these curves")
