@@ -130,6 +130,17 @@ def test_the_call_has_the_words_of_theirs(there: Any) -> None:
         there(PROMPT, latents=torch.zeros(1, 4, 4, 4))
 
 
+def test_negative_prompts_may_be_a_tuple(there: Any, latents: torch.Tensor) -> None:
+    pair = {"prompt": (PROMPT, "a cat"), "latents": latents, "num_inference_steps": 1, "output_type": "latent"}
+    assert torch.equal(there(**pair, negative_prompt=("red", "blue")).images, there(**pair, negative_prompt=["red", "blue"]).images)
+
+
+@pytest.mark.parametrize(("change", "match"), [({"height": 33}, "multiples of 4"), ({"width": 0}, "multiples of 4"), ({"prompt": []}, "no prompt")])
+def test_what_it_cannot_make_is_refused_and_not_replaced(there: Any, change: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        there(**{"prompt": PROMPT, "num_inference_steps": 1, "output_type": "latent", **change})
+
+
 def test_the_network_is_told_the_level_of_the_scheduler(there: Any) -> None:
     index = torch.tensor([0.0, 400.0, 998.0])
     told = torch.cat([there.noise(time) for time in index])

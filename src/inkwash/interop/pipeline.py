@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,17 +48,23 @@ class InkwashPipeline(DiffusionPipeline):
         return [text.last_hidden_state, mask, text.pooler_output]
 
     @torch.no_grad()
-    def __call__(self, prompt: str | list[str], negative_prompt: str | list[str] | None = None, height: int | None = None, width: int | None = None,
-                 num_inference_steps: int | None = None, guidance_scale: float | None = None, num_images_per_prompt: int = 1,
+    def __call__(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None, height: int | None = None,
+                 width: int | None = None, num_inference_steps: int | None = None, guidance_scale: float | None = None,
+                 num_images_per_prompt: int = 1,
                  generator: torch.Generator | list[torch.Generator] | None = None, latents: Tensor | None = None, output_type: str = "pil",
                  return_dict: bool = True) -> ImagePipelineOutput | tuple[Any]:
         """Images, in the words of StableDiffusionPipeline. What is None is the model's own.
 
         Guidance compares with the negative prompt where there is one, else with the learned condition of no prompt. `latents` is noise of unit
-        variance (B, C, h, w), and `output_type` "pil", "np", "pt" or "latent".
+        variance (B, C, h, w), and `output_type` "pil", "np", "pt" or "latent". Raises ValueError for no prompt, and sizes that it cannot make.
         """
         told, device = self.config.inkwash, self._execution_device
+        wide, high = told["size"][0] if width is None else width, told["size"][1] if height is None else height
+        if any(side < 1 or side % told["factor"] for side in (wide, high)):
+            raise ValueError(f"height and width must be multiples of {told['factor']} above 0, got {high} and {wide}")
         prompts = [text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_images_per_prompt)]
+        if not prompts:
+            raise ValueError("there is no prompt; give at least one text")
         scale = told["guidance"] if guidance_scale is None else guidance_scale
         cond = self.encode_prompt(prompts)
         if scale != 1.0:
@@ -66,8 +72,7 @@ class InkwashPipeline(DiffusionPipeline):
         tokens, mask, pooled = (part if part.dtype == torch.bool else part.to(self.unet.dtype) for part in cond)
 
         self.scheduler.set_timesteps(told["steps"] if num_inference_steps is None else num_inference_steps, device=device)
-        size = (height or told["size"][1], width or told["size"][0])
-        shape = (len(prompts), len(told["mean"]), *(side // told["factor"] for side in size))
+        shape = (len(prompts), len(told["mean"]), high // told["factor"], wide // told["factor"])
         if latents is None:
             latents = randn_tensor(shape, generator, device, torch.float32)
         elif tuple(latents.shape) != shape:
@@ -99,10 +104,11 @@ class InkwashPipeline(DiffusionPipeline):
         lam = low if left == right else torch.lerp(low, high, float(time) - left)
         return self.coordinate(Gauge.VP.split(lam)).float().reshape(1).to(self._execution_device)
 
-    def _against(self, negative: str | list[str] | None, prompts: list[str], each: int) -> Conditions:
-        if isinstance(negative, list) and len(negative) * each != len(prompts):
-            raise ValueError(f"a list of negative prompts needs one for each prompt, got {len(negative)} for {len(prompts) // each}")
-        texts = [text for text in negative for _ in range(each)] if isinstance(negative, list) else [negative or ""] * len(prompts)
-        given, null = self.encode_prompt(texts), self.conditioner(len(texts), self.tokenizer.model_max_length)
-        some = torch.tensor([bool(text) for text in texts], device=given[0].device)
-        return [torch.where(some.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(given, null, strict=True)]
+    def _against(self, negative: str | Sequence[str] | None, prompts: list[str], each: int) -> Conditions:
+        given = [negative or ""] * (len(prompts) // each) if negative is None or isinstance(negative, str) else list(negative)
+        if len(given) * each != len(prompts):
+            raise ValueError(f"a list of negative prompts needs one for each prompt, got {len(given)} for {len(prompts) // each}")
+        texts = [text for text in given for _ in range(each)]
+        told, null = self.encode_prompt(texts), self.conditioner(len(texts), self.tokenizer.model_max_length)
+        some = torch.tensor([bool(text) for text in texts], device=told[0].device)
+        return [torch.where(some.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(told, null, strict=True)]
