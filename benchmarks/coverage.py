@@ -23,6 +23,7 @@ from speed import machine
 from inkwash.evaluate.metrics.interval import wilson
 
 SEED = 5 * 10**6                                           # none of the draws that the methods were chosen by
+TRUTH = 3                                                  # other draws for each repetition, where the truth is their mean
 
 
 def study(case: Case, reps: int) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def study(case: Case, reps: int) -> dict[str, Any]:
     began = time.perf_counter()
     truths = case.truth
     if truths is None:
-        draws = [case.draw(torch.Generator().manual_seed(10**6 + r)) for r in range(reps)]
-        means = [sum(draw[i].value for draw in draws) / reps for i in range(len(case.names))]
+        draws = [case.draw(torch.Generator().manual_seed(10**6 + r)) for r in range(TRUTH * reps)]
+        means = [sum(draw[i].value for draw in draws) / len(draws) for i in range(len(case.names))]
         truths = tuple(0.0 if " - truth " in name else mean for name, mean in zip(case.names, means))
     held = [[0, 0, 0] for _ in case.names]
     values: list[list[float]] = [[] for _ in case.names]
