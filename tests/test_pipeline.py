@@ -86,6 +86,14 @@ def test_any_micro_batch_can_be_asked_for(tiny_model: Path) -> None:
         assert len(pipe.generate([dataclasses.replace(ASK, steps=1)] * 9, decode=False)) == 9
 
 
+def test_an_autocast_of_the_caller_changes_no_bit(pipe: Pipeline) -> None:
+    [alone] = pipe.generate([ASK])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        [inside] = pipe.generate([ASK])
+    assert torch.equal(inside.latent, alone.latent)
+    assert torch.equal(inside.pixels, alone.pixels)
+
+
 def test_a_decoder_that_leaves_the_finite_numbers_is_reported(tiny_model: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_model)
     with torch.no_grad():

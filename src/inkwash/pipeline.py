@@ -247,21 +247,22 @@ class Pipeline:
         """
         expect(requests, Sequence, "the requests of generate", "bad_request")
         expect(on_step, (Callable, NoneType), "on_step", "bad_callback")  # type: ignore[arg-type]
-        jobs = [prepare(self, request) for request in requests]
-        training = self.denoiser.training
-        self.denoiser.eval()
-        try:
-            condition(self, jobs, self.encode)
-            places = {id(job): place for place, job in enumerate(jobs)}
-            for members in by_shape(jobs):
-                total = max(len(job.rows) for job in members)
-                while pending := [job for job in members if not job.done]:
-                    x0 = step(self, pending)
-                    if on_step is not None:
-                        on_step(Progress(max(job.row for job in pending), total, torch.tensor([places[id(job)] for job in pending]), x0))
-            return images(self, jobs, decode)
-        finally:
-            self.denoiser.train(training)
+        with torch.autocast(self.device.type, enabled=False):  # the caller's would give other bits
+            jobs = [prepare(self, request) for request in requests]
+            training = self.denoiser.training
+            self.denoiser.eval()
+            try:
+                condition(self, jobs, self.encode)
+                places = {id(job): place for place, job in enumerate(jobs)}
+                for members in by_shape(jobs):
+                    total = max(len(job.rows) for job in members)
+                    while pending := [job for job in members if not job.done]:
+                        x0 = step(self, pending)
+                        if on_step is not None:
+                            on_step(Progress(max(job.row for job in pending), total, torch.tensor([places[id(job)] for job in pending]), x0))
+                return images(self, jobs, decode)
+            finally:
+                self.denoiser.train(training)
 
     @torch.inference_mode()
     def encode(self, text: str | None) -> Cond:
