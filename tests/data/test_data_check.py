@@ -145,3 +145,12 @@ def test_scenes_are_the_same_in_every_format(tmp_path: Path, capsys: pytest.Capt
             labels = item.meta.get("scene", item.meta)
             labels = json.loads(labels) if isinstance(labels, str) else labels
             assert {name: labels[name] for name in wanted.meta["scene"]} == wanted.meta["scene"]
+
+
+def test_folders_with_the_same_names_keep_their_own_sums(tmp_path: Path) -> None:
+    folders = [write_captions(tmp_path / name, examples(3)) for name in ("a", "b")]
+    manifest = tmp_path / "sums.jsonl"
+    assert "6 sums" in examine(open_source(folders), manifest=manifest).manifest
+    assert examine(open_source(folders), manifest=manifest).manifest.startswith("6 of 6 as in")
+    (folders[0] / "0001.txt").write_text("changed")
+    assert examine(open_source(folders), manifest=manifest).changed == ["0001.png"]

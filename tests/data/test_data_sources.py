@@ -155,7 +155,12 @@ def test_two_kinds_in_a_folder_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "data_mixed"
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"caption": "x"}', '{"file_name": "../../secret.png"}', '{"file_name": "/etc/x.png"}'])
+DEEP = '{"file_name": "a.png", "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"file_name": "a\\u0000.png"}', DEEP, '{"caption": "x"}',
+                                  '{"file_name": "../../secret.png"}', '{"file_name": "/etc/x.png"}'],
+                         ids=lambda line: line[:40].replace("\0", ""))
 def test_bad_metadata_is_named(line: str, tmp_path: Path) -> None:
     folder = write_metadata(tmp_path / "m", examples(1))
     with (folder / "metadata.jsonl").open("a") as stream:

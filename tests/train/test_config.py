@@ -33,6 +33,13 @@ def test_shipped_recipes_are_valid_and_written_out_in_full_they_are_the_same(nam
     ({"process": "UNetConfig()"}, "mine.yaml: process: no schedule is called 'UNetConfig'"),
     ({"task": "paint"}, "mine.yaml: task: must be one of autoencoder, contrastive, denoiser, classifier, features, guidance, got 'paint'"),
     ({"accumulate": 3}, "mine.yaml: recipe: batch 4 must be a multiple of accumulate 3"),
+    ({"task": ["denoiser"]}, "mine.yaml: task: must be one of"),
+    ({"optimizer": {"betas": [0.9, 1.0]}}, "mine.yaml: optimizer.betas.1: Input should be less than 1"),
+    ({"levels": "discrete(num_steps=0)"}, "mine.yaml: levels: num_steps must be at least 1, got 0"),
+    ({"weighting": "edm(sigma_data=0)"}, "sigma_data must be above 0 and finite, got 0"),
+    ({"weighting": "min_snr(gamma=-1)"}, "gamma must be above 0 and finite, got -1"),
+    ({"weighting": "p2(k=0)"}, "k must be above 0 and finite, got 0"),
+    ({"sample": {"seeds": []}}, "mine.yaml: sample.seeds: Tuple should have at least 1 item"),
     ({"optimizer": {"lr": float("nan")}}, "mine.yaml: optimizer.lr: Input should be"),
 ])
 def test_mistakes_are_told_by_file_and_key(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -51,7 +51,7 @@ def train(
         Say nothing but errors.
     """
     from inkwash.io.path import as_path
-    from inkwash.recipes.preview import preview
+    from inkwash.recipes.preview import check_sample, preview
     from inkwash.train.config import read_recipe
     from inkwash.train.run import replay as replay_run
     from inkwash.train.run import train as run
@@ -59,14 +59,18 @@ def train(
     if not recipe:
         raise UsageError("unknown_recipe", "name a recipe")
     config = read_recipe(recipe, set or ())
+    check_sample(config.sample)
     folder, shared = as_path(out, "--out"), None if cache is None else as_path(cache, "--cache")
     if replay is not None:
-        for key, loss in replay_run(config, data, folder, as_path(replay, "--replay"), cache=shared):
+        if resume is not None:
+            raise UsageError("usage", "--replay looks at one step and --resume goes on; give one of both")
+        for key, loss in replay_run(config, data, folder, as_path(replay, "--replay"), cache=shared,
+                                     accept_changes=accept_changes):
             print(f"{loss:12.6g}  {key}")
         return 0
     threading.excepthook = _quiet
     command = ["inkwash", "train", recipe, *[word for path in data for word in ("--data", path)], "--out", out]
-    command += [word for setting in set or () for word in ("--set", setting)]
+    command += [word for setting in set or () for word in ("--set", setting)] + (["--cache", cache] if cache is not None else [])
     result = run(config, data, folder, resume=None if resume is None else as_path(resume, "--resume"), accept_changes=accept_changes,
                  command=command, quiet=quiet, cache=shared, preview=preview)
     if result.stopped and not quiet:

@@ -72,12 +72,14 @@ def examine(source: Source, *, manifest: Path | None = None, limit: float = LIMI
     pixels: dict[str, list[str]] = {}
     near = Similar()
     sums: dict[str, str] = {}
+    repeated: Counter[str] = Counter()                                                  # folders may share keys
     for index in range(len(source)):
         if progress is not None:
             progress(index + 1, len(source), "checking images")
         try:
             item = source[index]
-            sums[item.key] = item_sum(item)
+            repeated[item.key] += 1
+            sums[item.key if repeated[item.key] == 1 else f"{item.key} ({repeated[item.key]})"] = item_sum(item)
             image = decode(item)
         except DataError as error:
             report.unreadable.append({"key": source.key(index), "where": source.where(index), "reason": error.message})

@@ -40,7 +40,7 @@ class MetadataFolder:
     def _parse(self, line: bytes, number: int) -> dict[str, object]:
         try:
             fields: dict[str, object] = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError("bad_metadata", f"line {number} of {str(self.metadata)!r} is not JSON ({error}); write one object a line") from None
         name = fields.get("file_name") if isinstance(fields, dict) else None
         if not isinstance(name, str) or not name:
@@ -52,6 +52,8 @@ class MetadataFolder:
         name = str(fields["file_name"])
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError("bad_metadata", f"file_name {name!r} in {str(self.metadata)!r} leaves its folder; use a path below it")
+        if "\0" in name:
+            raise DataError("bad_metadata", f"file_name {name[:80]!r} in {str(self.metadata)!r} holds a NUL character; correct the line")
         return self.root / name
 
     def _fields(self, index: int) -> dict[str, object]:
@@ -87,7 +89,7 @@ class CaptionFolder:
 
     def __init__(self, root: Path, files: Sequence[Path], fallback: str = "") -> None:
         self.root = Path(root)
-        self.fallback = fallback
+        self.fallback = fallback.encode("utf-8", "replace").decode()                    # it is part of a file name
         self._names = [relative(file, self.root) for file in files]
         parts = []
         for file in files:

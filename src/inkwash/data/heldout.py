@@ -42,7 +42,7 @@ class Subset:
 
 def rank(key: str) -> str:
     """Where a key stands in the order: 64 hexadecimal digits."""
-    return hashlib.sha256(f"held out {key}".encode()).hexdigest()
+    return hashlib.sha256(f"held out {key}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def bound(validation: Source) -> str:

@@ -65,7 +65,7 @@ def caption_of(fields: Mapping[str, object]) -> str:
         if isinstance(value, list | tuple) and value:
             value = value[0]
         if isinstance(value, str):
-            return value.strip()
+            return value.encode("utf-8", "replace").decode().strip()                    # JSON may hold half a surrogate pair
     return ""
 
 

@@ -51,8 +51,9 @@ class Loader:
 
     size: the side of square images, or aspect-bucket shapes (see `buckets.shapes`). mode: "crop" (centre) or "pad" (white). flip: mirror
     each item with probability 1/2 in every epoch. rewrite: other forms of captions, see `captions.Forms`. cache: a folder for decoded
-    pixels (square images) and image sizes. quarantine: a file for unreadable items. limit: their largest share. Raises UsageError
-    `bad_batch`; DataError `too_many_unreadable`, `data_empty`.
+    pixels (square images) and image sizes. quarantine: a file for unreadable items. limit: their largest share. accumulate: how many
+    batches make one optimizer step; with square images it changes nothing but what a batch is. Raises UsageError `bad_batch`; DataError
+    `too_many_unreadable`, `data_empty`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Loader:
         quarantine: Path | None = None,
         limit: float = LIMIT,
         prefetch: int = 2,
+        accumulate: int = 1,
         progress: Progress | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % world:
@@ -94,7 +96,7 @@ class Loader:
             self.quarantine.add(index, why, record=rank == 0)
         self._order: Order
         if isinstance(size, int):
-            self._order = Uniform(len(source), batch_size, seed, (size, size))
+            self._order = Uniform(len(source), batch_size, seed, (size, size), accumulate)
         else:
             self._order = Bucketed(source, image_sizes(self.base, folder, progress), batch_size, seed, size)
         self._ahead = prefetch

@@ -31,11 +31,11 @@ class Order(Protocol):
 
 
 class Uniform:
-    """Every item once an epoch, all images of one size."""
+    """Every item once an epoch, all images of one size. The order is that of batches `accumulate` times as large."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, size: tuple[int, int]) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, size: tuple[int, int], accumulate: int = 1) -> None:
         self.count, self.batch_size, self.seed, self.size = count, batch_size, seed, size
-        self.name = f"uniform {count} {batch_size} {seed} {size}"
+        self.name = f"uniform {count} {batch_size * accumulate} {seed} {size}"
         self.steps_per_epoch = count / batch_size
 
     def at(self, step: int) -> Slots:

@@ -97,10 +97,10 @@ class Quarantine:
         self._source = source
         self._path = None if path is None else Path(path)
         self.reasons: dict[int, str] = {}
-        self._written: set[str] = set()
+        self._written: set[tuple[str, str]] = set()                                    # key and place: folders may share keys
         self._lock = threading.Lock()
         if self._path is not None and self._path.is_file():
-            self._written = {key for line in self._path.read_bytes().splitlines() if (key := _key(line)) is not None}
+            self._written = {entry for line in self._path.read_bytes().splitlines() if (entry := _entry(line)) is not None}
 
     def add(self, index: int, why: str, *, record: bool = True) -> None:
         """Set one item aside, and write its line unless another process does."""
@@ -108,10 +108,10 @@ class Quarantine:
             if index in self.reasons:
                 return
             self.reasons[index] = why
-            key = self._source.key(index)
-            if record and self._path is not None and key not in self._written:
-                self._written.add(key)
-                line = json.dumps({"index": index, "key": key, "where": self._source.where(index), "reason": why}) + "\n"
+            key, where = self._source.key(index), self._source.where(index)
+            if record and self._path is not None and (key, where) not in self._written:
+                self._written.add((key, where))
+                line = json.dumps({"index": index, "key": key, "where": where, "reason": why}) + "\n"
                 with space_for(self._path, len(line)):
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     with self._path.open("a", encoding="utf-8") as stream:
@@ -138,9 +138,10 @@ class Quarantine:
         return f"{len(self.reasons)} of {len(self._source)} images could not be read and were replaced by their neighbours{place}"
 
 
-def _key(line: bytes) -> str | None:
-    """The key in a line of the file; None of one that was cut when a process was killed."""
+def _entry(line: bytes) -> tuple[str, str] | None:
+    """The key and the place in a line of the file; None of one that was cut when a process was killed."""
     try:
-        return str(json.loads(line)["key"])
+        row = json.loads(line)
+        return str(row["key"]), str(row["where"])
     except (ValueError, KeyError, TypeError):
         return None

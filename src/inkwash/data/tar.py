@@ -74,7 +74,7 @@ class Tar:
         if text:
             try:
                 loaded = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError("bad_metadata", f"the JSON of {self.where(index)} cannot be read ({error}); write the shard again") from None
             fields = loaded if isinstance(loaded, dict) else {"json": loaded}
         caption = self._read(index, "txt").decode("utf-8", errors="replace").strip()

@@ -38,6 +38,8 @@ def edge_loss(x: Tensor, y: Tensor, scales: int = 3) -> Tensor:
     total = error.new_zeros(error.shape[0])
     for scale in range(scales):
         if scale:
+            if min(error.shape[-2:]) < 4:
+                break                                                                   # half of it would have no neighbours
             error = F.avg_pool2d(error, 2)
         if min(error.shape[-2:]) >= 3 and native.ready(error):
             total = total + native.edges(error)
@@ -46,7 +48,7 @@ def edge_loss(x: Tensor, y: Tensor, scales: int = 3) -> Tensor:
         down = error[..., 1:, :] - error[..., :-1, :]
         across = right[..., 1:-1, 1:] - right[..., 1:-1, :-1]
         laplacian = across + down[..., 1:, 1:-1] - down[..., :-1, 1:-1]
-        total = total + sum(part.abs().flatten(1).mean(1) for part in (right, down, laplacian))
+        total = total + sum(part.abs().flatten(1).mean(1) for part in (right, down, laplacian) if part[0].numel())
     return total / scales
 
 

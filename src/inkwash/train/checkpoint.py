@@ -9,6 +9,7 @@ checkpoint that passes every check and says which ones it passed over and why; a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from inkwash.errors import CheckpointError
-from inkwash.io.durable import new_folder, remove_partials, write_text
+from inkwash.io.durable import new_folder, remove_partials, sync_folder, write_text
 from inkwash.io.tensors import Entry, load_tensors, read_manifest, save_tensors, write_manifest
 
 FORMAT = 1
@@ -132,6 +133,16 @@ def clean(run: Path, say: Callable[[str], None]) -> None:
     for partial in sorted(run.glob(".partial-*checkpoint-*")):
         say(f"removed {partial.name}: it was being written when the run stopped")
     remove_partials(run)
+
+
+def set_aside(run: Path, step: int, say: Callable[[str], None]) -> None:
+    """Renames the checkpoints after `step`: the run goes on from there, and they are damaged or of the way that it leaves."""
+    for later in [found for found in steps_in(run) if found > step]:
+        path = path_of(run, later)
+        goal = next(to for number in itertools.count() if not (to := run / f"aside{number or ''}-{path.name}").exists())
+        path.rename(goal)
+        sync_folder(run)
+        say(f"{path.name} is now {goal.name}: the run goes on from step {step}; delete it when you do not need it")
 
 
 def require_fit(path: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

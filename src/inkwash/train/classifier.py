@@ -20,7 +20,7 @@ from inkwash.companion import class_of, save_classes
 from inkwash.core.coordinate import Angle
 from inkwash.core.level import Gauge, rescale
 from inkwash.core.noise import generator
-from inkwash.data.heldout import Subset
+from inkwash.data.heldout import Subset, divide
 from inkwash.data.item import Source
 from inkwash.data.source import Mixture
 from inkwash.errors import DataError
@@ -34,13 +34,15 @@ from inkwash.train.task import Draw, Loss
 ROLE = "classifier"
 
 
-def labelled(source: Source, classes: Sequence[str]) -> Subset:
-    """The items whose caption names one class. Raises DataError `no_classes` when a class has none."""
+def labelled(source: Source, classes: Sequence[str]) -> Source:
+    """The items whose caption names one class, as often as `source` has them. Raises DataError `no_classes` when a class has none."""
     base = source.base if isinstance(source, Mixture) else source
     found = {i: class_of(base.caption(i), classes) for i in range(len(base))}
     for number, name in enumerate(classes):
         if number not in found.values():
             raise DataError("no_classes", f"no caption names the class {name!r} alone; correct `classes` or name other data")
+    if base is not source:
+        return divide(source, {i for i, number in found.items() if number is None})[0]
     return Subset(base, [i for i, number in found.items() if number is not None])
 
 

@@ -65,6 +65,7 @@ Rule = Annotated[tuple[Pattern, str], AfterValidator(_rule)]
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -82,7 +83,7 @@ class OptimizerConfig(Strict):
     kind: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     muon_lr: Annotated[float, Field(gt=0)] = 0.02
-    betas: tuple[Share, Share] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Weight = 0.0
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
@@ -122,7 +123,7 @@ class SampleConfig(Strict):
 
     every: NotNegative = 0
     prompts: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3)
     steps: Positive = 20
     sampler: str = "dpmpp_2m"
     spacing: str = "trailing"
@@ -327,7 +328,7 @@ def validate(raw: dict[str, Any], name: str) -> RunConfig:
     """A RunConfig from plain data. Raises UsageError `bad_recipe` as `name: key: message`, with the nearest known key."""
     expect(raw, dict, name, "bad_recipe")
     task = raw.get("task")
-    if task not in _TASKS:
+    if not isinstance(task, str) or task not in _TASKS:
         raise UsageError("bad_recipe", f"{name}: task: must be one of {', '.join(_TASKS)}, got {task!r}")
     try:
         return _TASKS[task].model_validate(raw)

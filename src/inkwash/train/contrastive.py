@@ -21,7 +21,7 @@ from inkwash.errors import UsageError
 from inkwash.io.folder import save_part, save_tokenizer
 from inkwash.nn.clip import Clip
 from inkwash.train.config import ContrastiveRun
-from inkwash.train.features import trained_tokenizer
+from inkwash.train.features import require_captions, trained_tokenizer
 from inkwash.train.setting import Setting
 from inkwash.train.task import Draw, Loss
 
@@ -57,6 +57,7 @@ class ContrastiveTask:
         if config.accumulate != 1:
             raise UsageError("bad_batch", "accumulate: a contrastive run compares the samples of one batch with each other, so accumulate must be 1")
         self.config, self.setting = config, setting
+        require_captions(setting.train, 2)
         self.tokenizer = trained_tokenizer(setting, config.vocab, config.network.text.max_tokens)
         text = dataclasses.replace(config.network.text, vocab=self.tokenizer.size)
         self.network: Clip = dataclasses.replace(config.network, text=text).build()

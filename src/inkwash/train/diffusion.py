@@ -28,7 +28,7 @@ from inkwash.io.folder import save_info, save_part, save_tokenizer
 from inkwash.io.info import Defaults, ModelInfo, Sizes, count_words
 from inkwash.nn.clip_text import ClipTextConfig
 from inkwash.train.config import DenoiserRun
-from inkwash.train.features import Features, TextPart, trained_tokenizer
+from inkwash.train.features import Features, TextPart, require_captions, trained_tokenizer
 from inkwash.train.setting import Setting
 from inkwash.train.start import read_start
 from inkwash.train.task import Draw, Loss
@@ -107,6 +107,7 @@ class DenoiserTask:
 
     def _new_text(self) -> TextPart:
         """A text encoder to be trained along, whose vocabulary is that of a BPE of the training captions."""
+        require_captions(self.setting.train)
         network: Any = self.config.text_network
         clip = isinstance(network, ClipTextConfig)
         tokenizer = trained_tokenizer(self.setting, self.config.vocab, network.max_tokens, clip)

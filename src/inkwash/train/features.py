@@ -22,9 +22,10 @@ from inkwash.codec import Codec, Latent, Pixels
 from inkwash.cond import Cond
 from inkwash.condition import Null, NullConfig
 from inkwash.data.cache import LatentCache, TokenCache
+from inkwash.data.item import Source
 from inkwash.data.loader import Loader, Pick
 from inkwash.data.source import origin
-from inkwash.errors import CheckpointError
+from inkwash.errors import CheckpointError, DataError
 from inkwash.io.durable import write_text
 from inkwash.io.folder import load_info, load_part, load_tokenizer, part_folder
 from inkwash.io.info import INFO
@@ -36,6 +37,7 @@ from inkwash.train.config import RunConfig
 from inkwash.train.setting import Setting
 
 STATISTICS = "statistics.json"
+TOKENIZER = "tokenizer.json"
 
 
 def read_codec(path: Path | None) -> Codec:
@@ -59,7 +61,7 @@ def read_codec(path: Path | None) -> Codec:
 
 def trained_tokenizer(setting: Setting, vocab: int, length: int, clip: bool = False) -> Tokenizer:
     """The BPE of a run, of CLIP's form for `clip`: learned from the training captions once, then read from the run's folder."""
-    path = setting.out / "tokenizer.json"
+    path = setting.out / TOKENIZER
     if not path.is_file() and setting.rank == 0:
         source, learn = setting.train, Tokenizer.train_clip if clip else Tokenizer.train
         write_text(path, learn((source.caption(i) for i in range(len(source))), vocab, length).text())
@@ -98,11 +100,25 @@ def read_text(path: Path | None) -> TextPart | None:
     return TextPart(load_tokenizer(folder, encoder.config.max_tokens), encoder)  # type: ignore[union-attr,arg-type]
 
 
+def require_captions(source: Source, least: int = 1) -> None:
+    """Raises DataError `no_captions` unless the items have `least` different captions that say something."""
+    found: set[str] = set()
+    for index in range(len(source)):
+        found |= {source.caption(index)} - {""}
+        if len(found) >= least:
+            return
+    raise DataError("no_captions", f"{source.describe()}: {f'all captions are {found.pop()[:60]!r}' if found else 'all captions are empty'}, "
+                                   "and a run with text learns from them; put captions into .txt files beside the images, or into a column "
+                                   "or field called caption or text")
+
+
 class Features:
     """Batches of (x0, cond, index) from the training data of a setting, and from the held-out data."""
 
     def __init__(self, config: RunConfig, setting: Setting, codec: Codec, text: TextPart | None) -> None:
         self.config, self.setting, self.codec, self.text = config, setting, codec, text
+        if text is not None:
+            require_captions(setting.train)
         self.loader = setting.loader(config, setting.train, "train", flip=config.data.flip)
         self.fingerprint = self.loader.fingerprint
         self._kept = self._caches(self.loader) if config.data.cache else None

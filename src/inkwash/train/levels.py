@@ -47,6 +47,10 @@ class DiscreteLevels(Levels):
     num_steps: int = 1000
     aliases = {"discrete": {}}
 
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise UsageError("bad_value", f"num_steps must be at least 1, got {self.num_steps}")
+
     def times(self, u: Tensor, position: Tensor, total: int) -> Tensor:
         k = (u * self.num_steps).floor().clamp(max=self.num_steps - 1) + 1
         return k / self.num_steps

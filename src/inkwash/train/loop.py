@@ -19,7 +19,7 @@ from inkwash.errors import DivergedError, InkwashWarning
 from inkwash.io.tensors import digest
 from inkwash.train import checkpoint
 from inkwash.train.checkpoint import Snapshot
-from inkwash.train.log import Log
+from inkwash.train.log import Log, read_log
 from inkwash.train.optim import lr_factor
 from inkwash.train.stop import Stop
 from inkwash.train.trainer import Trainer
@@ -52,14 +52,14 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
             logs = _first_step(trainer) if trainer.step == first else trainer.run_step()
             seen += config.batch
             step = trainer.step
+            rate = seen / max(1e-9, time.monotonic() - since)
             if "skipped" in logs:
                 _tell_skip(trainer, out, log, command)
-                continue
-            for name, value in logs.items():
-                window.setdefault(name, []).append(value)
-            rate = seen / max(1e-9, time.monotonic() - since)
-            log.progress(step, logs.get("loss", math.nan), rate)
-            if step % config.log_every == 0 or step == config.steps:
+            else:
+                for name, value in logs.items():
+                    window.setdefault(name, []).append(value)
+                log.progress(step, logs.get("loss", math.nan), rate)
+            if window and (step % config.log_every == 0 or step == config.steps):
                 means = {name: sum(values) / len(values) for name, values in window.items()}
                 factor = lr_factor(config.optimizer, step - 1, config.steps)
                 log.event("train", step, {**means, "lr": config.optimizer.lr * factor, "samples": step * config.batch,
@@ -74,7 +74,7 @@ def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
         stopped = trainer.group.agree(stopped or stop.signal)
     snapshot = trainer.snapshot()
     shas = digest(snapshot.tensors["weights"]), digest(snapshot.tensors["ema"])
-    if not stopped:
+    if not stopped and not (first == config.steps and any(event["event"] == "end" and event["step"] == first for event in read_log(out))):
         log.event("end", trainer.step, {"sha256": shas[0], "ema_sha256": shas[1]})
     return Result(trainer.step, *shas, stopped)
 

@@ -27,6 +27,7 @@ from inkwash.nn import native
 from inkwash.train import checkpoint
 from inkwash.train.config import RunConfig, add_kind, validate
 from inkwash.train.distributed import Group
+from inkwash.train.features import TOKENIZER
 from inkwash.train.log import CacheLines, Log, read_log
 from inkwash.train.loop import Result, fit
 from inkwash.train.optim import lr_factor
@@ -81,6 +82,10 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
     if "\ufffd" in os.fsencode(out).decode("utf-8", "replace"):
         raise UsageError("bad_path", f"out is {str(out)[:200]!r}; TensorBoard writes to names in UTF-8 only, give another one")
     resume = None if resume is None else as_path(resume, "resume")
+    inside = [str(path) for path in data if (folder := Path(str(path).split("*")[0])).is_dir() and out.resolve().is_relative_to(folder.resolve())]
+    if inside and not checkpoint.steps_in(out):
+        raise UsageError("bad_path", f'--out "{out}" is inside the data {inside[0]!r}, which would then hold the pictures that the run draws; '
+                                     "name a folder elsewhere")
     out.mkdir(parents=True, exist_ok=True)
     group = Group()
     try:
@@ -91,15 +96,21 @@ def train(config: RunConfig, data: Sequence[str | Path], out: Path, *, resume: P
         group.close()
 
 
-def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path, *, cache: Path | None = None) -> list[tuple[str, float]]:
-    """The losses, by sample key, of the step at which the run left the `diverged-` folder `path`."""
+def replay(config: RunConfig, data: Sequence[str | Path], out: Path, path: Path, *, cache: Path | None = None,
+           accept_changes: bool = False) -> list[tuple[str, float]]:
+    """The losses, by sample key, of the step at which the run left the `diverged-` folder `path`.
+
+    Raises UsageError `config_changed`, `data_changed` when it would be another step, unless that is accepted.
+    """
     data, snapshot = as_paths(data, "data"), checkpoint.load(as_path(path, "replay"))
+    require_same(config, snapshot, accept_changes)
     group = Group()
     try:
         setting = _setting(config, data, out, group, cache, None, _sayer(group.rank, quiet=False))
         task = build_task(config, setting)
         try:
             trainer = Trainer(task, config, group)
+            require_same_data(task, snapshot, out, accept_changes)
             trainer.restore(snapshot, str(path))
             return replay_step(trainer)
         finally:
@@ -128,16 +139,18 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
     if snapshot is not None:
         require_same(config, snapshot, accept_changes)
     checkpoint.clean(out, say)
+    if group.rank == 0:
+        _keep_tokenizer(out, snapshot, resume)
     torch.manual_seed(config.seed)
     task = build_task(config, setting)
     try:
         trainer = Trainer(task, config, group)
         if snapshot is not None:
-            if snapshot.state["data"] != task.fingerprint and not accept_changes:
-                raise UsageError("data_changed", f'the data are not those that "{out}" was trained on; '
-                                                 "give the same --data, --accept-changes, or another --out")
+            require_same_data(task, snapshot, out, accept_changes)
             trainer.restore(snapshot, f"step {snapshot.step}")
             say(f"resumed from step {snapshot.step} of {config.steps}")
+            if group.rank == 0:
+                checkpoint.set_aside(out, snapshot.step, say)
         if config.compile and can_compile():
             task.compile()
         if group.rank == 0:
@@ -157,6 +170,15 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
             log.close()
     finally:
         task.close()
+
+
+def _keep_tokenizer(out: Path, snapshot: checkpoint.Snapshot | None, resume: Path | None) -> None:
+    """A tokenizer belongs to weights: one that a run left before its first checkpoint is dropped, that of a checkpoint elsewhere is copied."""
+    mine = out / TOKENIZER
+    if snapshot is None:
+        mine.unlink(missing_ok=True)
+    elif resume is not None and resume.parent.resolve() != out.resolve() and (resume.parent / TOKENIZER).is_file():
+        write_text(mine, (resume.parent / TOKENIZER).read_text("utf-8"))
 
 
 def _tell_kernels(log: Log, step: int, say: Callable[[str], None]) -> None:
@@ -194,13 +216,21 @@ def require_same(config: RunConfig, snapshot: checkpoint.Snapshot, accept_change
         return
     before = validate(snapshot.state["config"], "checkpoint")
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
-    changed = [f"{key} ({_short(a)} -> {_short(b)})" for key, a, b in _differences(old, new) if key.split(".")[0] not in FREE]
+    free = FREE - {"accumulate"} if config.data.mode == "bucket" else FREE               # there the micro-batches have shapes of their own
+    changed = [f"{key} ({_short(a)} -> {_short(b)})" for key, a, b in _differences(old, new) if key.split(".")[0] not in free]
     if not changed and any(lr_factor(before.optimizer, step, before.steps) != lr_factor(config.optimizer, step, config.steps)
                            for step in range(snapshot.step)):
         changed = [f"steps ({before.steps} -> {config.steps}), which changes the learning rates of past steps"]
     if changed:
         raise UsageError("config_changed", f"the run was started with other settings: {'; '.join(changed[:5])}; "
                                            "undo them, go on all the same with --accept-changes, or choose another --out")
+
+
+def require_same_data(task: Task, snapshot: checkpoint.Snapshot, out: Path, accept_changes: bool) -> None:
+    """Raises UsageError `data_changed` when the batches are not those of the snapshot, unless that is accepted."""
+    if snapshot.state["data"] != task.fingerprint and not accept_changes:
+        raise UsageError("data_changed", f'the data are not those that "{out}" was trained on; '
+                                         "give the same --data, --accept-changes, or another --out")
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

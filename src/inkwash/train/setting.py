@@ -22,6 +22,7 @@ from inkwash.data.arrays import Progress
 from inkwash.data.buckets import shapes
 from inkwash.data.item import Source
 from inkwash.data.loader import Batch, Loader
+from inkwash.data.source import distinct
 from inkwash.denoiser import Denoiser
 from inkwash.errors import InkwashWarning, UsageError
 from inkwash.io.info import ModelInfo
@@ -48,14 +49,18 @@ class Setting:
     progress: Progress | None = None
 
     def loader(self, config: RunConfig, source: Source, name: str, *, flip: bool, batch: int | None = None, alone: bool = False) -> Loader:
-        """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same, all of it as squares."""
+        """A loader of `source` for the micro-batches of `config`; with `alone` every process loads the same, all of it as squares.
+
+        Of held-out items as many may be unreadable as of all data: they are few, and one that is damaged would be a large share of them.
+        """
         data = config.data
         size = shapes(data.size, data.step, data.ratio) if data.mode == "bucket" and not alone else data.size
+        limit = data.unreadable if name == "train" else min(1.0, data.unreadable * (1 + len(distinct(self.train)) / len(source)))
         return Loader(source, batch or config.batch // config.accumulate, size=size, seed=config.seed,
                       mode="pad" if data.mode == "pad" else "crop", flip=flip, rewrite=data.rewrite if name == "train" else (),
                       rank=0 if alone else self.rank, world=1 if alone else self.world, cache=self.cache if data.cache else None,
-                      quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=data.unreadable,
-                      progress=self.progress)
+                      quarantine=self.out / ("quarantine.jsonl" if name == "train" else f"quarantine-{name}.jsonl"), limit=limit,
+                      accumulate=1 if alone else config.accumulate, progress=self.progress)
 
     def held_out(self, config: RunConfig) -> Batch | None:
         """All held-out items at once, the same in every process; None when there are none."""

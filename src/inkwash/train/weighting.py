@@ -7,6 +7,7 @@ SNR |x0 - x0*|^2. So the same weighting gives the same loss whichever prediction
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from inkwash.core.level import Level
 from inkwash.core.prediction import Prediction
+from inkwash.errors import UsageError
 from inkwash.value import Value
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise UsageError("bad_value", f"{name} must be above 0 and finite, got {value}")
 
 
 class Weighting(Value, ABC):
@@ -54,6 +61,9 @@ class MinSNRWeight(_OnX0):
     gamma: float = 5.0
     aliases = {"min_snr": {}}
 
+    def __post_init__(self) -> None:
+        _require_positive("gamma", self.gamma)
+
     def x0(self, snr: Tensor) -> Tensor:
         return snr.clamp(max=self.gamma)
 
@@ -66,6 +76,9 @@ class P2Weight(_OnX0):
     k: float = 1.0
     aliases = {"p2": {}}
 
+    def __post_init__(self) -> None:
+        _require_positive("k", self.k)
+
     def x0(self, snr: Tensor) -> Tensor:
         return snr / (self.k + snr) ** self.gamma
 
@@ -76,6 +89,9 @@ class EDMWeight(_OnX0):
 
     sigma_data: float = 1.0
     aliases = {"edm": {}}
+
+    def __post_init__(self) -> None:
+        _require_positive("sigma_data", self.sigma_data)
 
     def x0(self, snr: Tensor) -> Tensor:
         return snr + 1 / self.sigma_data**2
