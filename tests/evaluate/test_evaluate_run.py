@@ -338,3 +338,11 @@ def test_equal_scores_have_an_interval_and_few_pairs_decide_nothing() -> None:
     answer = compare_all(a, b, real)["adherence"]
     assert (answer.p, answer.better) == (0.25, "undecided")
     assert "adherence" not in compare_all(a, b._replace(adherence=torch.tensor([0.0] + [math.nan] * 15)), real)
+
+
+def test_a_picture_that_lost_nothing_does_not_make_the_mean_infinite(found: Evaluation, pipeline: Pipeline) -> None:
+    assert found.psnr is not None
+    psnr = torch.full_like(found.psnr, 30.0)
+    psnr[0] = math.inf
+    text = page(found._replace(psnr=psnr), pipeline)
+    assert "30.00 dB PSNR on average, 30.00 dB at worst; without any loss: 1" in text

@@ -84,12 +84,14 @@ def _errors(found: Evaluation, pipeline: Pipeline) -> str:
             for name, row in found.parts.items()]
     text = "<h2>Errors kept apart</h2><p>The first line is the autoencoder's, the second the denoiser's, the third what people see.</p>"
     text += table(("", "Fréchet distance", "kernel distance", "N"), rows)
-    if found.psnr is None or not bool(found.psnr.isfinite().any()):
+    lossy = found.psnr[found.psnr.isfinite()] if found.psnr is not None else None
+    if found.psnr is None or lossy is None or not len(lossy):
         return text + "<p>The model works on pixels: nothing is lost by encoding.</p>"
     index = list(range(min(REBUILT, len(found.real))))
     before = found.real.take(index)
     after = reconstruct(pipeline, before)
-    text += (f"<p>Reconstruction: {float(found.psnr.mean()):.2f} dB PSNR on average, {float(found.psnr.min()):.2f} dB at worst. "
+    text += (f"<p>Reconstruction: {float(lossy.mean()):.2f} dB PSNR on average, {float(lossy.min()):.2f} dB at worst"
+             f"{f'; without any loss: {len(found.psnr) - len(lossy)}' if len(lossy) < len(found.psnr) else ''}. "
              "Left real, right rebuilt.</p>")
     return text + groups([((a, b), f"{float(found.psnr[i]):.1f} dB") for i, a, b in zip(index, before, after, strict=True)])
 
