@@ -61,9 +61,9 @@ class Virtual:
                 return x
 
         class Free(Pixels):
-            def decode(self, clean: Clean) -> Tensor:
+            def restore(self, clean: Clean) -> Tensor:
                 virtual.now += decode_sec * len(clean.x)
-                return super().decode(clean)
+                return super().restore(clean)
 
         info = ModelInfo("virtual", "Cosine()", "V()", codec="pixels", channels=3, factor=1, conditioning="none", sizes=Sizes((2, 2), 2, 4, 2),
                          defaults=Defaults(4, "ddim", "trailing", 2.0))

@@ -19,7 +19,7 @@ LONG = 200
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     config = tmp_path_factory.mktemp("config") / "serve.yaml"
-    config.write_text("queue: 3\ndrain_sec: 240\n")
+    config.write_text("queue: 3\nqueue_per_key: 1\ndrain_sec: 240\n")         # without keys all callers may fill the queue
     with running(tmp_path_factory.mktemp("serve"), str(tiny_model), "--config", str(config)) as found:
         yield found
 

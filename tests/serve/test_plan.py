@@ -78,7 +78,7 @@ def test_a_prompt_is_encoded_once_on_a_worker() -> None:
 
 def seen_with(rate: float, workers: int, policy: Policy | None = None, deadline: float = 4.0) -> Row:
     arrivals = poisson(rate, 1500, 5, [{"steps": 10, "guidance": 3.0}, {"steps": 4, "guidance": 1.0}], deadline)
-    server = Server() if policy is None else PATIENT._replace(policy=policy)
+    server = Server(queue=32) if policy is None else PATIENT._replace(policy=policy)
     return row_of(simulate(arrivals, BATCHING, workers, server), workers, 3.0)
 
 
@@ -98,7 +98,7 @@ def test_short_jobs_first_lowers_the_mean() -> None:
     assert means[ShortestRemaining()] < 0.7 * means[FirstCome()]
 
 
-@pytest.mark.parametrize(("deadline", "server"), [(5.0, Server()), (5.0, Server(queue=1000, queue_per_key=1000)),
+@pytest.mark.parametrize(("deadline", "server"), [(5.0, Server(queue=32)), (5.0, Server(queue=1000, queue_per_key=1000)),
                                                   (10.0, Server(queue=1000, queue_per_key=1000))], ids=("full", "late", "later"))
 def test_overload_is_refused_and_the_rest_is_in_time(deadline: float, server: Server) -> None:
     """Ten times the capacity, refused for the queue or for the deadline: goodput stays at nine tenths of what full batches do."""

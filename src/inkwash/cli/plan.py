@@ -160,7 +160,7 @@ def _server(config: Path | None) -> Server:
     from inkwash.value import parse
 
     settings = load_settings(config, {})
-    return Server(parse(settings.policy, Policy), settings.queue, settings.queue_per_key)  # type: ignore[type-abstract]
+    return Server(parse(settings.policy, Policy), settings.queue, settings.of_key(settings.queue_per_key))  # type: ignore[type-abstract]
 
 
 def _tell(proof: Proof) -> None:

@@ -26,7 +26,7 @@ def rows_of(steps: int, guidance: float | str, width: int, height: int, default:
     return math.ceil(steps * branches * (width * height) / (default[0] * default[1]))
 
 
-def require_room(live: int, mine: int, asked: int, queue: int, queue_per_key: int, wait_sec: float) -> None:
+def require_room(live: int, mine: int, asked: int, queue: float, queue_per_key: float, wait_sec: float) -> None:
     """Raises ApiError 429 `too_many_requests` or 503 `server_overloaded` when `asked` further images are too many, now or ever."""
     for limit, have, status, code, text in ((queue_per_key, mine, 429, "too_many_requests", "images of yours are in work; at most {} may be"),
                                             (queue, live, 503, "server_overloaded", "images are in work or waiting; at most {} may be")):

@@ -38,6 +38,14 @@ class Wish(NamedTuple):
     previews: tuple[int, ...] = ()
 
 
+def submission(number: int, request: Request, owner: str, deadline_sec: float | None, wish: Wish, start: Start | None = None,
+               patient: bool = False, state: bytes = b"") -> Frame:
+    """What a worker is told of an order."""
+    return Frame({"do": "submit", "id": number, "request": dataclasses.asdict(request), "key": owner, "deadline_sec": deadline_sec,
+                  "priority": -1 if patient else 0, "format": wish.format, "compression": wish.compression, "previews": wish.previews,
+                  "start": start and start.head, "state": len(state)}, state + (start.body if start is not None else b""))
+
+
 class Accepted(NamedTuple):
     """The request is valid and waits for its first step, or after `step` steps that were made before for the next one."""
 
@@ -152,9 +160,7 @@ class Backend:
         self._require_ready()
         order = Order(next(self._numbers), request, owner, cost, patient)
         self.live[order.number] = order
-        self._send({"do": "submit", "id": order.number, "request": dataclasses.asdict(request), "key": owner, "deadline_sec": deadline_sec,
-                    "priority": -1 if patient else 0, "format": wish.format, "compression": wish.compression, "previews": wish.previews,
-                    "start": start and start.head, "state": len(state)}, state + (start.body if start is not None else b""))
+        self._send(*submission(order.number, request, owner, deadline_sec, wish, start, patient, state))
         self._measure()
         return order
 

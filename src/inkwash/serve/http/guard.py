@@ -155,7 +155,7 @@ class Guard:
         owner = scope["state"]["owner"] = self._owner(headers.get("authorization", []))
         if scope["path"] in _PROBES:
             return
-        if self.keys is not None and self.mine[owner] >= self.settings.connections_per_key:
+        if self.mine[owner] >= self.settings.of_key(self.settings.connections_per_key):
             raise ApiError(429, "too_many_connections", f"{self.mine[owner]} requests of yours are in progress; at most "
                                                         f"{self.settings.connections_per_key} may be; wait for one to end", retry_sec=1)
         if self.active > self.settings.connections:

@@ -86,7 +86,7 @@ async def read(http: HttpRequest) -> tuple[Generation, dict[str, Any], dict[str,
 def new_job(service: Service, model: Model, owner: str, asked: Generation, body: dict[str, Any], start: Start | None) -> New:
     """The job that a body asks for, its cost not yet known. Raises ApiError 400."""
     requests = requests_of(asked, model.info, body)
-    limit = min(service.settings.queue, service.settings.queue_per_key)
+    limit = min(service.settings.queue, service.settings.of_key(service.settings.queue_per_key))
     require_room(0, 0, len(requests), limit, limit, 0.0)
     warnings = inert_fields(asked.model_copy(update={"stream": True}))
     warnings += ["stream is inert: every job has events"] if asked.stream is not None else []
@@ -103,7 +103,7 @@ async def admit(service: Service, model: Model, new: New, start: Start | None) -
     requests, jobs = [Request(**one) for one in new.work["requests"]], service.store.jobs
     cost, steps = await service.ready_worker(model).check(requests[0], start)
     new = new._replace(cost=cost * len(requests), total=steps * len(requests))
-    if await service.stored(jobs.count, new.owner) >= service.settings.jobs_per_key:
+    if await service.stored(jobs.count, new.owner) >= service.settings.of_key(service.settings.jobs_per_key):
         raise ApiError(429, "too_many_jobs", f"{service.settings.jobs_per_key} jobs of yours wait or run; try again later", retry_sec=10)
     if await service.stored(jobs.count) >= service.settings.jobs:
         raise ApiError(503, "server_overloaded", f"{service.settings.jobs} jobs wait or run; try again later", retry_sec=10)

@@ -188,7 +188,8 @@ class Service:
         waiting = [order for order in worker.live.values() if not order.patient]
         backlog = math.ceil(sum(order.left for order in waiting))
         mine = sum(order.owner == owner for order in waiting)
-        require_room(len(waiting), mine, asked, self.settings.queue * worker.engines, self.settings.queue_per_key, worker.rate.seconds(backlog))
+        limits = self.settings.queue * worker.engines, self.settings.of_key(self.settings.queue_per_key)
+        require_room(len(waiting), mine, asked, *limits, worker.rate.seconds(backlog))
         return backlog
 
     def place(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,

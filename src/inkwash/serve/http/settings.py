@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,19 @@ class Settings(BaseModel):
     allow_origins: tuple[str, ...] = Field((), description="web pages that may call, such as https://studio.example.org")
     policy: str = Field("fair", description="whose rows go first: first_come, shortest, deadline or fair (by key)")
     queue: int = Field(64, ge=1, description="images in work or waiting on one worker; more are refused with 503")
-    queue_per_key: int = Field(32, ge=1, description="of these, images of one key; more are refused with 429")
+    queue_per_key: int = Field(32, ge=1, description="of these, images of one key, where there are keys; more are refused with 429")
     deadline_sec: float = Field(120.0, gt=0, le=3600, description="the longest that a client waits, when it does not say")
     drain_sec: float = Field(25.0, ge=0, le=3600, description="after SIGTERM, how long accepted work may take")
     body_kib: int = Field(256, ge=1, le=1 << 16, description="largest JSON body")
     upload_kib: int = Field(16384, ge=1, le=1 << 18, description="largest body of a route that takes pictures")
     body_sec: float = Field(10.0, gt=0, le=600, description="how long a client may take to send a body")
     connections: int = Field(512, ge=1, description="requests in progress, whatever they wait for; more are refused with 503")
-    connections_per_key: int = Field(128, ge=1, description="of these, requests of one key; more are refused with 429")
+    connections_per_key: int = Field(128, ge=1, description="of these, requests of one key, where there are keys; more are refused with 429")
     watchers_per_key: int = Field(32, ge=1, description="streams of events of jobs that one key may have open; more are refused with 429")
     db: str = Field("sqlite:///inkwash-serve/jobs.db", description="sqlite:///FILE or postgresql://USER@HOST/NAME, where jobs are kept")
     files: str | None = Field(None, description="folder or s3://BUCKET/PREFIX for the pictures of jobs; beside SQLite's file when not given")
     jobs: int = Field(10_000, ge=1, description="jobs that wait or run; more are refused with 503")
-    jobs_per_key: int = Field(1000, ge=1, description="of these, jobs of one key; more are refused with 429")
+    jobs_per_key: int = Field(1000, ge=1, description="of these, jobs of one key, where there are keys; more are refused with 429")
     jobs_in_work: int = Field(8, ge=1, description="images of jobs that a worker makes at once, in what other requests leave of its time")
     jobs_save_sec: float = Field(30.0, gt=0, description="how often the states of images of jobs are kept, to go on from after a crash")
     keep_hours: float = Field(24.0, gt=0, le=24 * 366, description="how long a job that has ended, and an answer with an Idempotency-Key, are kept")
@@ -61,6 +62,10 @@ class Settings(BaseModel):
     def devices(self) -> tuple[str, ...]:
         """The devices, one worker of each model on each."""
         return tuple(part.strip() for part in self.device.split(",") if part.strip())
+
+    def of_key(self, limit: int) -> float:
+        """A limit of one key: there is none without keys, when all callers are one and may have what all may have together."""
+        return math.inf if self.keys is None else limit
 
     def require_safe(self) -> None:
         """Raises UsageError `open_bind` for an address beyond this machine without keys."""

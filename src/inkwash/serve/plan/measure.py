@@ -2,12 +2,14 @@
 
 As many unguided tickets as a tick has rows start together, and one is cancelled after every few ticks: so each number of rows from the most to 1
 is timed in the engine's own tick, with its cutting into certified calls. The first tick of each number is left out, the median of the others
-counts. Guided tickets have the same rows in half as many images: the difference is what an image adds to a tick. Preparing, decoding and
-writing are timed as the worker of a server does them. Peak memory is that of this process, which has loaded what a worker loads.
+counts. Guided tickets have the same rows in half as many images: the difference is what a further one adds to a tick. What an image costs
+besides, from the frame that asks for it to the frame that brings it, is timed in a worker that makes others all the time: alone, with the decoder
+still in the caches, it takes two thirds of that. Peak memory is that of this process, which has loaded what a worker loads.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 import resource
@@ -18,15 +20,17 @@ from collections.abc import Callable
 
 import torch
 
-from inkwash.job import images
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.serve.engine import Engine
-from inkwash.serve.http.worker import deliver
+from inkwash.serve.http.backend import Wish, submission
+from inkwash.serve.http.channel import Frame
+from inkwash.serve.http.worker import Worker
 from inkwash.serve.plan.curve import Curve
 
 ROWS = 16                                                  # the engine's own
-TICKS = 6                                                  # of each number of rows; the first does not count
+TICKS = 10                                                 # of each number of rows; the first does not count
+LIVE, APART = 8, 3                                         # images that a worker makes side by side, and the ticks from one's start to the next one's
 MIB = 1 << 20
 
 
@@ -38,17 +42,12 @@ def measure(pipe: Pipeline, size: tuple[int, int], ticks: int = TICKS) -> Curve:
     if guided > 1:
         fewer = _by_tickets(pipe, size, 4.0, ROWS, ROWS // guided, ROWS // guided, ticks)[ROWS // guided]
         ticket_sec = max(0.0, (seconds[ROWS] - fewer) / (ROWS - ROWS // guided))
-    finished = Engine(pipe)
-    request = _ask(pipe, size, 1, 1.0)
-    ticket = finished.submit(request)
-    [image] = [found.image for found in finished.run() if found.image is not None]
-    image_sec = sum(_median(what, 5) for what in (lambda: Engine(pipe).submit(request), lambda: images(pipe, [ticket.job]),
-                                                  lambda: deliver(image, pipe, "png", 100)))
     names = iter(range(100))
     parts = [pipe.denoiser.network, pipe.codec, pipe.conditioner]
     weights = sum(tensor.numel() * tensor.element_size() for part in parts for tensor in part.state_dict().values())
     return Curve(seconds={rows: max(taken - rows * ticket_sec, 1e-9) for rows, taken in sorted(seconds.items())}, ticket_sec=ticket_sec,
-                 image_sec=image_sec, encode_sec=_median(lambda: pipe.encode(f"a prompt that is new, number {next(names)}"), 5), guided_rows=guided,
+                 image_sec=_by_image(pipe, size, 2 * ticks),
+                 encode_sec=_median(lambda: pipe.encode(f"a prompt that is new, number {next(names)}"), 5), guided_rows=guided,
                  weights_mib=weights / MIB, peak_mib=peak(pipe), model=pipe.info.name, hash=pipe.hash, size="{}x{}".format(*size),
                  machine=f"{pipe.device}, {torch.get_num_threads()} threads, {platform.machine()}", date=datetime.date.today().isoformat())
 
@@ -72,6 +71,29 @@ def _by_tickets(pipe: Pipeline, size: tuple[int, int], guidance: float, rows: in
         found[number] = _median(engine.tick, ticks - 1)
         engine.cancel(tickets.pop())
     return found
+
+
+def _by_image(pipe: Pipeline, size: tuple[int, int], number: int) -> float:
+    """Seconds of an image beside its rows: by how much the ticks before which one comes and in which one ends are longer than the one between."""
+    worker = Worker(_packed)
+    worker.pipeline, worker.engine = pipe, Engine(pipe)
+    asked, found = _ask(pipe, size, LIVE * APART, 1.0), []
+    for image in range(LIVE + number):
+        seconds = []
+        for tick in range(APART):
+            began = time.perf_counter()
+            if tick == 0:
+                worker.handle(submission(image, dataclasses.replace(asked, seed=image), "", None, Wish()))
+            worker.tick()
+            seconds.append(time.perf_counter() - began)
+        found.append(seconds)
+    first, plain, last = (statistics.median(times) for times in zip(*found[LIVE:]))
+    return max(0.0, first + last - 2 * plain)
+
+
+def _packed(frame: Frame) -> None:
+    """Where a worker's frames go here: as far as a socket."""
+    frame.pack()
 
 
 def _median(what: Callable[[], object], times: int) -> float:

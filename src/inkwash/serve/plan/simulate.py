@@ -22,11 +22,11 @@ from inkwash.serve.policy import FairShare, Policy, Standing, choose
 
 
 class Server(NamedTuple):
-    """The settings of a server that decide who waits; one key asks for everything."""
+    """The settings of a server that decide who waits; one caller asks for everything, whom `queue_per_key` limits where the server has keys."""
 
     policy: Policy = FairShare()
     queue: int = 64
-    queue_per_key: int = 32
+    queue_per_key: float = math.inf
     patience: int = 4
 
 
