@@ -9,7 +9,8 @@ takes part. Both give the same bytes, for a row's bits do not depend on its comp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 
 Encode = Callable[[str | None], Cond]
 """A prompt, or None for the absence of one, to its Cond of one sample."""
+
+
+@contextmanager
+def undisturbed(pipe: Pipeline) -> Iterator[None]:
+    """Without gradients, and out of reach of an autocast of the caller, which would give other bits."""
+    with torch.inference_mode(), torch.autocast(pipe.device.type, enabled=False):
+        yield
 
 
 @dataclass
@@ -86,12 +94,12 @@ def inert(pipe: Pipeline, request: Request, plan: Plan) -> tuple[str, ...]:
     return effective(pipe.guidance(request), Level(plan.alpha[:-1], plan.sigma[:-1]).lam.tolist(), given).notes
 
 
-@torch.inference_mode()
 def prepare(pipe: Pipeline, request: Request) -> Job:
     """The request's job before its first row. Raises UsageError for what the model cannot do. Only an image to start from is computed on."""
-    program = pipe.program(request)
-    guidance, rows = survey(pipe, request, program.plan)
-    return Job(request, program, guidance, rows, begin([program]))
+    with undisturbed(pipe):
+        program = pipe.program(request)
+        guidance, rows = survey(pipe, request, program.plan)
+        return Job(request, program, guidance, rows, begin([program]))
 
 
 def by_shape(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -116,52 +124,51 @@ def condition(pipe: Pipeline, jobs: Sequence[Job], encode: Encode) -> None:
             job.conds["label"] = Cond({"label": torch.tensor([label], device=pipe.device)})
 
 
-@torch.inference_mode()
 def step(pipe: Pipeline, jobs: Sequence[Job]) -> Tensor:
     """Advances each job by one row: one guided evaluation for all. Returns their x0 (n, C, h, w). They must be of one shape and not done.
 
     An error leaves every job as it was.
     """
-    began = time.perf_counter()
-    conds = [job.conds or {} for job in jobs]
-    calls = torch.zeros(len(jobs), dtype=torch.long)
+    with undisturbed(pipe):
+        began = time.perf_counter()
+        conds = [job.conds or {} for job in jobs]
+        known = {name: Cond.cat([cond[name] for cond in conds]) for name in conds[0]}
+        calls = torch.zeros(len(jobs), dtype=torch.long)
 
-    def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
-        names = conds[0].keys()
-        x0, calls[:] = evaluate(pipe.models, x, level, [job.guidance for job in jobs],
-                                {name: Cond.cat([cond[name] for cond in conds]) for name in names}, pipe.calls(tuple(x.shape[1:]), 2 * len(index)))
+        def denoise(x: Tensor, level: Level, index: Tensor) -> Tensor:
+            x0, calls[:] = evaluate(pipe.models, x, level, [job.guidance for job in jobs], known, pipe.calls(tuple(x.shape[1:]), 2 * len(index)))
+            return x0
+
+        state, _, x0 = tick(denoise, [job.program for job in jobs], State.cat([job.state for job in jobs]))
+        share = (time.perf_counter() - began) / len(jobs)
+        for job, alone, clean, spent in zip(jobs, state.split(), x0, calls.tolist(), strict=True):
+            job.state, job.x0 = alone, clean
+            job.nfe += spent
+            job.seconds += share
         return x0
 
-    state, _, x0 = tick(denoise, [job.program for job in jobs], State.cat([job.state for job in jobs]))
-    share = (time.perf_counter() - began) / len(jobs)
-    for job, alone, clean, spent in zip(jobs, state.split(), x0, calls.tolist(), strict=True):
-        job.state, job.x0 = alone, clean
-        job.nfe += spent
-        job.seconds += share
-    return x0
 
-
-@torch.inference_mode()
 def images(pipe: Pipeline, jobs: Sequence[Job], decode: bool = True) -> list[Image]:
     """The images of jobs that are done. `decode` False leaves their pixels out."""
-    made = []
-    for job in jobs:
-        began = time.perf_counter()
-        clean = Result(job.state.x[0], job.program.plan.end, job.row).clean.x
-        latent = clean.nan_to_num(0.0, 0.0, 0.0)
-        pixels, finite = None, bool(clean.isfinite().all())
-        if decode:
-            restored = pipe.codec.restore(Clean(latent[None]))[0]                                             # (3, H, W)
-            finite = finite and bool(restored.isfinite().all())
-            pixels = lay_over(job.request, to_uint8(restored).cpu())
-        warnings = notes(job.request, pipe.info, pipe.conditioner, finite, inert(pipe, job.request, job.program.plan))
-        made.append(Image(job.request, pixels, latent, job.row, job.nfe, job.seconds + time.perf_counter() - began, warnings))
-    return made
+    with undisturbed(pipe):
+        made = []
+        for job in jobs:
+            began = time.perf_counter()
+            clean = Result(job.state.x[0], job.program.plan.end, job.row).clean.x
+            latent = clean.nan_to_num(0.0, 0.0, 0.0)
+            pixels, finite = None, bool(clean.isfinite().all())
+            if decode:
+                restored = pipe.codec.restore(Clean(latent[None]))[0]                                             # (3, H, W)
+                finite = finite and bool(restored.isfinite().all())
+                pixels = lay_over(job.request, to_uint8(restored).cpu())
+            warnings = notes(job.request, pipe.info, pipe.conditioner, finite, inert(pipe, job.request, job.program.plan))
+            made.append(Image(job.request, pixels, latent, job.row, job.nfe, job.seconds + time.perf_counter() - began, warnings))
+        return made
 
 
-@torch.inference_mode()
 def preview(pipe: Pipeline, job: Job) -> Tensor | None:
     """The picture (3, H, W) uint8 as the last row saw it; None before the first. Costs a decoding and no network row."""
-    if job.x0 is None:
-        return None
-    return lay_over(job.request, pipe.codec.decode(Clean(job.x0.nan_to_num(0.0, 0.0, 0.0)[None]))[0].cpu())
+    with undisturbed(pipe):
+        if job.x0 is None:
+            return None
+        return lay_over(job.request, pipe.codec.decode(Clean(job.x0.nan_to_num(0.0, 0.0, 0.0)[None]))[0].cpu())

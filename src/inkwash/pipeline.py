@@ -41,7 +41,7 @@ from inkwash.io.find import find_model
 from inkwash.io.folder import load_info, load_part, load_tokenizer, model_hash, part_folder, part_hash, save_info, save_part, save_tokenizer
 from inkwash.io.info import INFO, ModelInfo
 from inkwash.io.path import as_path
-from inkwash.job import by_shape, condition, images, prepare, step
+from inkwash.job import by_shape, condition, images, prepare, step, undisturbed
 from inkwash.output import Image, Output, deliver, seeds_for
 from inkwash.picture import Source, fit_pictures
 from inkwash.request import Request, check_guidance, check_int, sampler_and_spacing
@@ -247,27 +247,26 @@ class Pipeline:
         """
         expect(requests, Sequence, "the requests of generate", "bad_request")
         expect(on_step, (Callable, NoneType), "on_step", "bad_callback")  # type: ignore[arg-type]
-        with torch.autocast(self.device.type, enabled=False):  # the caller's would give other bits
-            jobs = [prepare(self, request) for request in requests]
-            training = self.denoiser.training
-            self.denoiser.eval()
-            try:
-                condition(self, jobs, self.encode)
-                places = {id(job): place for place, job in enumerate(jobs)}
-                for members in by_shape(jobs):
-                    total = max(len(job.rows) for job in members)
-                    while pending := [job for job in members if not job.done]:
-                        x0 = step(self, pending)
-                        if on_step is not None:
-                            on_step(Progress(max(job.row for job in pending), total, torch.tensor([places[id(job)] for job in pending]), x0))
-                return images(self, jobs, decode)
-            finally:
-                self.denoiser.train(training)
+        jobs = [prepare(self, request) for request in requests]
+        training = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            condition(self, jobs, self.encode)
+            places = {id(job): place for place, job in enumerate(jobs)}
+            for members in by_shape(jobs):
+                total = max(len(job.rows) for job in members)
+                while pending := [job for job in members if not job.done]:
+                    x0 = step(self, pending)
+                    if on_step is not None:
+                        on_step(Progress(max(job.row for job in pending), total, torch.tensor([places[id(job)] for job in pending]), x0))
+            return images(self, jobs, decode)
+        finally:
+            self.denoiser.train(training)
 
-    @torch.inference_mode()
     def encode(self, text: str | None) -> Cond:
         """The condition of one prompt, or of the absence of a prompt."""
-        return (self.conditioner.null(1) if text is None else self.conditioner([text])).to(self.device)
+        with undisturbed(self):
+            return (self.conditioner.null(1) if text is None else self.conditioner([text])).to(self.device)
 
     def calls(self, shape: tuple[int, ...], pending: int) -> Cut:
         """What cuts rows into network calls: by measurement where a test of the shape pays or was made, else `micro_batch` rows each."""

@@ -79,6 +79,18 @@ def test_O4_unlike_requests_that_come_and_go_have_the_bytes_of_their_solo_runs(p
     assert (engine.live, engine.backlog, engine.pending) == ((), 0, False)
 
 
+def test_an_autocast_of_the_caller_changes_no_bit(pipe: Pipeline, alone: dict[Request, tuple[str, int]]) -> None:
+    engine = Engine(pipe)
+    picture = dataclasses.replace(ASK, image=Picture(32, 32, bytes(range(256)) * 12), strength=0.6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tickets = [engine.submit(request) for request in (ASK, picture)]
+        engine.tick()
+        seen = engine.preview(tickets[0])
+        made = engine.run()
+    assert seen is not None
+    assert {(one.ticket.request, pixel_hash(one.image), one.image.nfe) for one in made if one.image} == {(one, *alone[one]) for one in (ASK, picture)}
+
+
 def test_fifty_steps_in_company(pipe: Pipeline, alone: dict[Request, tuple[str, int]]) -> None:
     engine = Engine(pipe)
     requests = [Request("two green cones", seed=i, steps=steps, sampler=name, guidance=w, width=32, height=32)
