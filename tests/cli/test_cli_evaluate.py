@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 from evaluate_tools import build_data, build_extractor
 from inkwash.cli.main import run
+from inkwash.io.folder import load_info, save_info
+from inkwash.io.info import Sizes
 from inkwash.pipeline import Pipeline
 
 MAIN = "from inkwash.cli.main import main; main()"
@@ -44,6 +47,21 @@ def test_a_report_and_a_summary(report: Path, tiny_model: Path, parts: list[str]
     assert out.rstrip().endswith("index.html")
     assert run(["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(report), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == stored["metrics"]
+
+
+def test_a_report_does_not_replace_its_own_baseline(report: Path, tiny_model: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = (report / "result.json").read_text()
+    for baseline in (report, report / "result.json"):
+        assert run(["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(report), "--baseline", str(baseline), "--quiet"]) == 2
+        assert "error[baseline_replaced]" in capsys.readouterr().err
+    assert (report / "result.json").read_text() == before
+
+
+def test_another_model_of_another_size_is_told(tiny_model: Path, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    save_info(other, dataclasses.replace(load_info(other), sizes=Sizes((48, 48), 16, 64, 16)))
+    assert run(["evaluate", str(tiny_model), *parts, *SMALL, "--against", str(other)]) == 0
+    assert "draws 48x48 pixels and tiny 32x32; real pictures of 32x32" in capsys.readouterr().err
 
 
 def test_no_room_for_a_report_is_no_mistake_in_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +114,7 @@ def test_T9_two_processes_give_the_bits_of_one(report: Path, tiny_model: Path, p
 
 def test_S7_the_gate_exits_with_8(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = ["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(report)]
-    assert run([*again, "--baseline", str(report)]) == 0
+    assert run([*again, "--baseline", str(shutil.copy(report / "result.json", tmp_path / "before.json"))]) == 0
     assert "kept" in capsys.readouterr().out
     strict = json.loads((report / "result.json").read_text())
     strict["metrics"]["kid"]["value"] /= 3

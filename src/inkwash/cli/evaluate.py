@@ -158,6 +158,8 @@ def evaluate(
     from inkwash.job import inert
 
     before = read_result(as_path(baseline, "--baseline")) if baseline is not None else None
+    if place is not None and baseline is not None and (place / RESULT).resolve() in (Path(baseline).resolve(), Path(baseline, RESULT).resolve()):
+        raise UsageError("baseline_replaced", f'--report would replace the baseline "{baseline}", whatever came of it; give a new folder')
     asked = {"--curve-samplers": curve_samplers, "--curve-steps": curve_steps, "--curve-guidance": curve_guidance, "--curve-num": curve_num}
     if not curves and (idle := [name for name, text in asked.items() if text is not None]):
         raise UsageError("curves_off", f"{' and '.join(idle)} without --curves changes nothing; add --curves")
@@ -176,6 +178,9 @@ def evaluate(
     if against is not None:
         there, about_other = describe_model(against)
         other = (load(there, device), first_request("", settings, about_other))
+        if (other[1].width, other[1].height) != (request.width, request.height):
+            warn(f"{about_other.name} draws {other[1].width}x{other[1].height} pixels and {info.name} {request.width}x{request.height}; "
+                 f"real pictures of {request.width}x{request.height} stand beside both; --size gives both one size")
     options = Options(request, number, request.seed, reference, held_out, "pad" if fit == "pad" else "crop",
                       check_int(bits, "--bits", "bad_count", 0, MAX_NUM), unconditional, points, minutes=longest)
     team = Team()
