@@ -12,6 +12,7 @@ import torch
 import inkwash.recipes  # noqa: F401 - registers the tasks
 from inkwash.distill.run import GuidanceRun
 from inkwash.errors import UsageError
+from inkwash.io.folder import load_info
 from inkwash.pipeline import Pipeline
 from inkwash.request import Request
 from inkwash.train.config import read_recipe, validate
@@ -52,6 +53,15 @@ def test_a_teacher_that_diffusers_opens_has_a_student_that_it_opens(pictures: Pa
     assert Pipeline.from_pretrained(model, dtype=torch.float32).distilled
     assert json.loads((model / "unet" / "config.json").read_text("utf-8"))["time_cond_proj_dim"] == 256
     assert json.loads((model / "model_index.json").read_text("utf-8"))["_class_name"] == "StableDiffusionPipeline"
+
+
+@pytest.mark.parametrize(("scales", "usual"), [((4.0, 8.0), 4.0), ((1.0, 2.0), 2.0), ((1.0, 8.0), 3.0)])
+def test_a_student_draws_by_default_with_a_scale_that_it_has_learned(scales: tuple[float, float], usual: float, pictures: Path, tiny_model: Path,
+                                                                     tmp_path: Path) -> None:
+    settings = {"task": "guidance", "name": "tiny-guided", "teacher": str(tiny_model), "steps": 1, "batch": 2, "precision": "float32",
+                "scales": scales, "data": {"size": 32, "validation": 2}}
+    train(validate(settings, "test"), [pictures], tmp_path / "run", quiet=True)
+    assert load_info(tmp_path / "run" / "model").defaults.guidance == usual
 
 
 def request(guidance: float | str, negative: str = "") -> Request:

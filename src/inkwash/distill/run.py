@@ -75,10 +75,10 @@ def guided_task(config: GuidanceRun, setting: Setting) -> GuidanceTask:
     network = student_of(teacher.network).to(setting.device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student = Denoiser(network, teacher.prediction, teacher.gauge, sigma_data=teacher.sigma_data, coordinate=teacher.coordinate)
-    sample, default = config.sample, pipe.info.defaults
+    sample, default, (low, high) = config.sample, pipe.info.defaults, config.scales
     card = {**pipe.info.card, "teacher": pipe.hash, "scales": list(config.scales), "steps": config.steps, "batch": config.batch}
     info = dataclasses.replace(pipe.info, name=config.name, card=card,
-                               defaults=Defaults(default.steps, default.sampler, default.spacing, min(default.guidance, config.scales[1])))
+                               defaults=Defaults(default.steps, default.sampler, default.spacing, min(max(low, default.guidance), high)))
 
     def null(count: int) -> Cond:
         return conditioner.null(count)
