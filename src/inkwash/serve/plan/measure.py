@@ -4,7 +4,7 @@ As many unguided tickets as a tick has rows start together, and one is cancelled
 is timed in the engine's own tick, with its cutting into certified calls. The first tick of each number is left out, the median of the others
 counts. Guided tickets have the same rows in half as many images: the difference is what a further one adds to a tick. What an image costs
 besides, from the frame that asks for it to the frame that brings it, is timed in a worker that makes others all the time: alone, with the decoder
-still in the caches, it takes two thirds of that. Peak memory is that of this process, which has loaded what a worker loads.
+still in the caches, it is quicker. Peak memory is that of this process, which has loaded what a worker loads.
 """
 
 from __future__ import annotations
