@@ -47,5 +47,7 @@ AUTOENCODER: dict[str, Ways] = {
     "latents": {"1/8, 8 channels": (), "1/8, 4 channels": _network(VAE.format(channels=4, widths=(64, 96, 160), blocks=EIGHTH)),
                 "1/8, 16 channels": _network(VAE.format(channels=16, widths=(64, 96, 160), blocks=EIGHTH)),
                 "1/4, 4 channels": _network(VAE.format(channels=4, widths=(96, 160), blocks=QUARTER))},
-    "losses": {"L1, L2, edges": (), "L2": ("l1=0", "edges=0"), "L1": ("l2=0", "edges=0"), "L1, L2": ("edges=0",)},
+    "losses": {"L1, L2, edges": (), "L2": ("l1=0", "edges=0"), "L1": ("l2=0", "edges=0"), "L1, L2": ("edges=0",),
+               "and a perceptual one": ("perceptual=0.5",), "and a patch discriminator": ("adversarial=0.05", "adversarial_start=100"),
+               "and both": ("perceptual=0.5", "adversarial=0.05", "adversarial_start=100")},
 }

@@ -20,6 +20,7 @@ from inkwash.nn import (
 )
 from inkwash.nn.features import FeatureNetConfig, LinearHeadConfig
 from inkwash.nn.inception import InceptionConfig
+from inkwash.nn.patch_discriminator import PatchDiscriminatorConfig
 
 TEXT = TextEncoderConfig(vocab=50, width=16, layers=2, heads=2, max_tokens=12)
 TOWER = ImageTowerConfig(widths=(8, 16), blocks=(1, 1), out_dim=16)
@@ -39,6 +40,7 @@ EXAMPLES: dict[str, NetworkConfig] = {
     "ImageTowerConfig": TOWER,
     "InceptionConfig": InceptionConfig(),
     "LinearHeadConfig": LinearHeadConfig(dim=12, classes=3),
+    "PatchDiscriminatorConfig": PatchDiscriminatorConfig(widths=(8, 12, 16)),
     "TextEncoderConfig": TEXT,
     "UNet2DConfig": UNet2DConfig(widths=(16, 32), blocks=1, down=("text", "pixels"), up=("text", "pixels"), heads=(2, 4), depth=(2, 1), text_dim=16,
                                  groups=8, num_classes=6),
@@ -74,6 +76,7 @@ def inputs(config: NetworkConfig, batch: int = 2) -> tuple[object, ...]:
         "ImageTowerConfig": (images,),
         "InceptionConfig": (torch.rand(batch, 3, 107, 107, generator=rng) * 2 - 1,),
         "LinearHeadConfig": (torch.randn(batch, 12, generator=rng),),
+        "PatchDiscriminatorConfig": (images,),
         "TextEncoderConfig": (ids, mask),
         "UNet2DConfig": (latents, noise, conditions(batch)),
         "UNetConfig": (latents, noise, conditions(batch)),

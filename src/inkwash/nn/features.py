@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inkwash.errors import UsageError
 from inkwash.nn.config import NetworkConfig, require
-from inkwash.nn.layers import Down, channel_norm, conv3, zero
+from inkwash.nn.layers import Down, channel_norm, conv3, require_sides, zero
 from inkwash.nn.vae import LocalBlock
 
 
@@ -73,11 +73,19 @@ class FeatureNet(nn.Module):
         size = self.config.size
         if tuple(image.shape[-2:]) != (size, size):
             raise UsageError("bad_size", f"the feature network takes {size} x {size} pixels, got {image.shape[-1]} x {image.shape[-2]}")
-        h, pooled = self.stem(F.pixel_unshuffle(image, self.config.patch)), []
-        for number, (level, head) in enumerate(zip(self.levels, self.heads)):
-            h = level(self.downs[number - 1](h) if number else h)                       # (B, C, H, W)
-            pooled.append(F.silu(head(channel_norm(h))).mean(dim=(2, 3)))               # (B, F)
-        return torch.cat(pooled, 1)
+        return torch.cat([F.silu(head(h)).mean(dim=(2, 3)) for head, h in zip(self.heads, self.maps(image))], 1)
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Normed activations (B, C, H/f, W/f) of every resolution, finest first, of images whose sides are multiples of `factor`.
+
+        Raises UsageError `bad_size`.
+        """
+        require_sides(image, self.config.factor, "the feature network")
+        h, found = self.stem(F.pixel_unshuffle(image, self.config.patch)), []
+        for number, level in enumerate(self.levels):
+            h = level(self.downs[number - 1](h) if number else h)                       # (B, C, H/f, W/f)
+            found.append(channel_norm(h))
+        return found
 
     def forward(self, image: Tensor) -> Tensor:
         return (self.raw(image).float() - self.center) / self.scale                     # (B, dim)

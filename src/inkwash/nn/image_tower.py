@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.errors import UsageError
 from inkwash.nn.config import NetworkConfig, require
-from inkwash.nn.layers import Down, conv3, silu_norm
+from inkwash.nn.layers import Down, channel_norm, conv3, require_sides, silu_norm
 from inkwash.nn.vae import LocalBlock
 
 
@@ -57,8 +56,16 @@ class ImageTower(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Raises UsageError `bad_size` unless height and width are multiples of `factor`."""
-        factor, (height, width) = self.config.factor, image.shape[-2:]
-        if height % factor or width % factor:
-            raise UsageError("bad_size", f"the image tower cannot take {width} x {height}; both must be multiples of {factor}")
+        require_sides(image, self.config.factor, "the image tower")
         h = self.body(F.pixel_unshuffle(image, self.config.patch))                      # (B, D, H/f, W/f)
-        return self.head(silu_norm(h).mean(dim=(2, 3)))                      # (B, out_dim)
+        return self.head(silu_norm(h).mean(dim=(2, 3)))                                 # (B, out_dim)
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Normed activations (B, D, H/f, W/f) of every resolution, finest first. Raises UsageError `bad_size`."""
+        require_sides(image, self.config.factor, "the image tower")
+        h, found = F.pixel_unshuffle(image, self.config.patch), []
+        for layer in self.body:
+            if isinstance(layer, Down):
+                found.append(channel_norm(h))
+            h = layer(h)
+        return [*found, channel_norm(h)]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkwash.errors import UsageError
 from inkwash.nn import native
 
 LayerModule = TypeVar("LayerModule", bound=nn.Conv2d | nn.Linear)
@@ -27,6 +28,13 @@ def channel_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
 def silu_norm(x: Tensor) -> Tensor:
     """silu(channel_norm(x))."""
     return native.silu_norm(x) if native.ready(x) else F.silu(channel_norm(x))
+
+
+def require_sides(image: Tensor, factor: int, who: str) -> None:
+    """Raises UsageError `bad_size` unless height and width of `image` (B, C, H, W) are multiples of `factor`."""
+    height, width = image.shape[-2:]
+    if height % factor or width % factor:
+        raise UsageError("bad_size", f"{who} cannot take {width} x {height}; both must be multiples of {factor}")
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from inkwash.errors import UsageError, expect
 from inkwash.io.folder import register_networks
 from inkwash.io.path import as_path
 from inkwash.nn.config import NetworkConfig
+from inkwash.nn.patch_discriminator import PatchDiscriminatorConfig
 from inkwash.train.levels import Levels, UniformLevels
 from inkwash.train.weighting import SimpleWeight, Weighting
 from inkwash.value import Value, parse
@@ -175,7 +176,12 @@ class RunConfig(Strict):
 
 
 class AutoencoderRun(RunConfig):
-    """Weights of the reconstruction terms; `kl` weighs the KL divergence in nats per latent number."""
+    """Weights of the reconstruction terms; `kl` weighs the KL divergence in nats per latent number.
+
+    `perceptual` weighs the distance in the activations of the embedded extractor, or of a finished features or contrastive run, `perceptual_from`.
+    `adversarial` weighs what a patch discriminator says, from step `adversarial_start` on; it is trained along, its parameters' names begin with
+    "patches" for `optimizer.scale`.
+    """
 
     buckets: ClassVar[bool] = True
     task: Literal["autoencoder"]
@@ -184,6 +190,23 @@ class AutoencoderRun(RunConfig):
     l2: Weight = 1.0
     edges: Weight = 1.0
     kl: Weight = 1e-5
+    perceptual: Weight = 0.0
+    perceptual_from: Path | None = None
+    adversarial: Weight = 0.0
+    adversarial_start: NotNegative = 0
+    discriminator: NetworkText = PatchDiscriminatorConfig()
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> AutoencoderRun:
+        for weight, names in (("perceptual", ("perceptual_from",)), ("adversarial", ("adversarial_start", "discriminator"))):
+            for name in names:
+                if not getattr(self, weight) and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no effect without {weight}; give {weight} a weight above 0, or leave {name} out")
+        if not isinstance(self.discriminator, PatchDiscriminatorConfig):
+            raise ValueError(f"discriminator must be a PatchDiscriminatorConfig, got {self.discriminator!r}")
+        if self.adversarial and self.adversarial_start >= self.steps:
+            raise ValueError(f"adversarial_start {self.adversarial_start} is not before the last of {self.steps} steps, so adversarial has no effect")
+        return self
 
 
 class ContrastiveRun(RunConfig):

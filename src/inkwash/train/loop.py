@@ -125,9 +125,9 @@ def report(trainer: Trainer, out: Path, log: Log) -> None:
 
 
 def _tell_skip(trainer: Trainer, out: Path, log: Log, command: list[str]) -> None:
-    step, keys, loss, norm = trainer.bad
-    log.event("skipped", step, {"keys": keys, "loss": str(loss), "grad_norm": str(norm)})
-    log.say(f"step {step} skipped: loss {loss}, gradient norm {norm}; weights unchanged")
+    step, keys, role, loss, norm = trainer.bad
+    log.event("skipped", step, {"keys": keys, "role": role, "loss": str(loss), "grad_norm": str(norm)})
+    log.say(f"step {step} skipped: loss {loss}, gradient norm {norm}; weights of the {role} unchanged")
     if trainer.bad_steps < MAX_BAD_STEPS:
         return
     path = out / f"diverged-{step:08d}"

@@ -2,7 +2,7 @@
 
 Everything in a step is a function of the weights and of its number: data, noise and levels are positional, torch's own generator is set anew for
 each step. So a run that is killed and goes on from a checkpoint ends with the bits of one that was not. A step whose loss or gradient is
-not finite changes nothing but the number.
+not finite changes nothing but the number; where a task steps several roles in turn, this holds from the role on whose loss it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,13 +33,23 @@ def use_bf16(precision: str) -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+class Bad(NamedTuple):
+    """What a step without a finite loss was: its number, its samples, the role, the loss and the norm of its gradient."""
+
+    step: int
+    keys: list[str]
+    role: str
+    loss: float
+    norm: float
+
+
 class Trainer:
     """The state of a run: weights in the task, averages, optimizers, and the number of finished steps."""
 
     def __init__(self, task: Task, config: RunConfig, group: Group) -> None:
         self.task, self.config, self.group = task, config, group
         self.step, self.bad_steps = 0, 0
-        self.bad: tuple[int, list[str], float, float] = (0, [], 0.0, 0.0)
+        self.bad = Bad(0, [], "", 0.0, 0.0)
         self.bf16 = use_bf16(config.precision)
         if group.device.type == "cpu":
             memory.keep()
@@ -48,29 +58,35 @@ class Trainer:
         self.emas = {role: Ema(module, config.ema_half_life, config.ema_ramp) for role, module in task.roles.items()}
 
     def run_step(self) -> dict[str, float]:
-        """Step number `self.step`. Returns its mean logs; `skipped` 1.0 when it changed nothing."""
+        """Step number `self.step`. Returns its mean logs; `skipped` 1.0 when it was not finite.
+
+        "loss" and "grad_norm" are those of the role that is stepped first, others have their role's name behind.
+        """
         config, task, group = self.config, self.task, self.group
         torch.manual_seed(Draw(config.seed, self.step, 1).number("torch"))
         logs: dict[str, float] = {}
         keys: list[str] = []
+        leading = ""
         for role, losses in self.rounds(keys):
-            total = 0.0
+            leading = leading or role
+            total, told = 0.0, dict[str, float]()
             for loss in losses:
                 mean = loss.value.mean() / config.accumulate
                 mean.backward()  # type: ignore[no-untyped-call]
                 total += float(mean.detach())
                 for name, value in loss.logs.items():
-                    logs[name] = logs.get(name, 0.0) + float(value.detach().float().mean()) / config.accumulate
+                    told[name] = told.get(name, 0.0) + float(value.detach().float().mean()) / config.accumulate
             optimizer = self.optimizers[role]
-            total, logs_reduced = group.mean(total), {name: group.mean(value) for name, value in logs.items()}
+            total = group.mean(total)
             group.average_gradients(optimizer.parameters)
             norm = group.clip(optimizer.parameters, config.optimizer.clip)
             if not math.isfinite(total) or not math.isfinite(norm):
                 for other in self.optimizers.values():
                     other.zero()
-                return self._skip(keys, total, norm)
+                return self._skip(keys, role, total, norm)
             optimizer.step(lr_factor(config.optimizer, self.step, config.steps))
-            logs = {**logs_reduced, f"loss_{role}" if len(task.roles) > 1 else "loss": total, "grad_norm": norm}
+            behind = "" if role == leading else f"_{role}"
+            logs |= {**{name: group.mean(value) for name, value in told.items()}, f"loss{behind}": total, f"grad_norm{behind}": norm}
         self.bad_steps = 0
         self.step += 1
         for role, module in task.roles.items():
@@ -106,9 +122,9 @@ class Trainer:
         """The context in which networks compute."""
         return torch.autocast(self.group.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def _skip(self, keys: list[str], loss: float, norm: float) -> dict[str, float]:
+    def _skip(self, keys: list[str], role: str, loss: float, norm: float) -> dict[str, float]:
         self.bad_steps += 1
-        self.bad = (self.step, keys, loss, norm)
+        self.bad = Bad(self.step, keys, role, loss, norm)
         self.step += 1
         return {"skipped": 1.0}
 
