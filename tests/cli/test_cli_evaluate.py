@@ -57,6 +57,26 @@ def test_a_report_does_not_replace_its_own_baseline(report: Path, tiny_model: Pa
     assert (report / "result.json").read_text() == before
 
 
+def test_a_baseline_of_something_else_is_refused_before_the_first_picture(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path,
+                                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new"
+    words = ["evaluate", str(tiny_model), *parts, *SMALL[2:], "--num", "40", "--report", str(out), "--baseline", str(report)]
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert "error[not_comparable]: the baseline has other numbers of samples: 48, here 40" in said
+    assert "pictures to make" not in said
+    assert not list(out.rglob("samples*"))
+
+
+def test_captions_that_are_drawn_from_twice_are_told(report: Path, tiny_model: Path, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    captions = json.loads((report / "result.json").read_text())["about"]["data"]["num_reference"]
+    for num, told in ((captions, False), (captions + 1, True)):
+        assert run(["evaluate", str(tiny_model), *parts, *SMALL[2:], "--num", str(num), "--minutes", "0"]) == 2
+        said = capsys.readouterr().err
+        assert "error[too_long]" in said
+        assert (f"{num} samples of {captions} captions, which are drawn from more than once" in said) == told
+
+
 def test_another_model_of_another_size_is_told(tiny_model: Path, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
     save_info(other, dataclasses.replace(load_info(other), sizes=Sizes((48, 48), 16, 64, 16)))

@@ -55,7 +55,8 @@ def test_ema_is_applied_only_inside_the_block() -> None:
 @pytest.mark.parametrize(("kind", "step", "expected"), [("constant", 1, 0.5), ("constant", 50, 1.0), ("cosine", 52, 0.55), ("cosine", 100, 0.1),
                                                         ("wsd", 79, 1.0), ("wsd", 90, 0.55), ("wsd", 100, 0.1)])
 def test_learning_rate(kind: str, step: int, expected: float) -> None:
-    config = OptimizerConfig(schedule=kind, warmup=4, cooldown=20, final=0.1)  # type: ignore[arg-type]
+    settings = {"wsd": {"cooldown": 20, "final": 0.1}, "cosine": {"final": 0.1}, "constant": {}}[kind]
+    config = OptimizerConfig(schedule=kind, warmup=4, **settings)  # type: ignore[arg-type]
     assert lr_factor(config, step, 100) == pytest.approx(expected, abs=0.02 if kind == "cosine" else 1e-9)
 
 

@@ -150,7 +150,7 @@ def evaluate(
     from inkwash.evaluate.extractors.load import load_extractor
     from inkwash.evaluate.judges.adherence import adherence, judge_name
     from inkwash.evaluate.report.card import update_card
-    from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, read_result, text_of
+    from inkwash.evaluate.report.result import as_json, check_baseline, check_budget, read_result, require_comparable, text_of
     from inkwash.evaluate.run import Options
     from inkwash.evaluate.run import evaluate as run
     from inkwash.evaluate.store import Team
@@ -188,7 +188,8 @@ def evaluate(
     try:
         with _progress(speak) as progress:
             found = run(pipeline, data, options, features, clip=texts, judge=(judge_name(), adherence), other=other,
-                        folder=place / CACHE if place is not None else None, progress=progress, say=_say if speak else lambda text: None, team=team)
+                        folder=place / CACHE if place is not None else None, progress=progress, say=_say if speak else lambda text: None,
+                        check=lambda about: require_comparable({"about": about}, before) if before is not None else None, team=team)
     except KeyboardInterrupt:
         if speak and place is not None:
             _say(f'stopped; the same command goes on from what is in "{place / CACHE}"')

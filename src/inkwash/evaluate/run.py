@@ -41,6 +41,7 @@ from inkwash.request import MAX_SEED, Request, as_dict, check_int
 
 MAX_NUM = 1_000_000
 Say = Callable[[str], None]
+Check = Callable[[dict[str, Any]], None]
 Judge = Callable[[Tensor, Sequence[str]], Tensor]          # uint8 (B, 3, H, W), captions -> (B,) in 0..1, NaN where nothing is asked
 
 
@@ -110,11 +111,13 @@ class Evaluation(NamedTuple):
 
 def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, extractor: Extractor, *, clip: TextExtractor | None = None,
              judge: tuple[str, Judge] | None = None, other: tuple[Pipeline, Request] | None = None, folder: Path | None = None,
-             progress: Progress = silent, say: Say = lambda text: None, team: Team | None = None) -> Evaluation | None:
+             progress: Progress = silent, say: Say = lambda text: None, check: Check = lambda about: None,
+             team: Team | None = None) -> Evaluation | None:
     """Measures `pipeline` on `data`; None in processes that only helped. `judge` is a name with its hash, and the function.
 
     `other` is a second model with its settings, measured on the same captions and seeds. `folder` keeps pictures and features, so that the same
-    call goes on after a stop. Raises DataError and UsageError: `too_few`, `held_out_unknown`, `too_long`, `invalid_size`, and those of `Request`.
+    call goes on after a stop. `check` is told what the numbers will depend on before the first picture is made, and may raise.
+    Raises DataError and UsageError: `too_few`, `held_out_unknown`, `too_long`, `invalid_size`, and those of `Request`.
     """
     began = time.perf_counter()
     worker = Worker(Store(folder), team, progress)
@@ -139,6 +142,11 @@ def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, e
                         options.first)
     settings = curve_settings(options.curves, options.request) if options.curves is not None else []
     curved = [requests_for(setting, captions, options.curves.num, options.first) for setting in settings] if options.curves is not None else []
+    about = _about(pipeline, data, source, parts, options, extractor, clip, judge, wanted, other, team=worker.team)
+    check(about)
+    if options.num > len(captions):
+        say(f"{options.num} samples of {len(captions)} captions, which are drawn from more than once: intervals are of these captions, "
+            "not of others like them")
     _tell_cost(worker, [*((pipeline, part) for part in (wanted, free, *curved)), *([(other[0], against)] if other is not None else [])],
                options.minutes, say)
 
@@ -159,7 +167,8 @@ def evaluate(pipeline: Pipeline, data: Sequence[str | Path], options: Options, e
     texts = [request.prompt for request in wanted]
     curves = [Point.of(setting, part.samples, measure(of_real, part.views, level=options.level)) for setting, part in zip(settings, of_curves)]
     return Evaluation(
-        about=_about(pipeline, data, source, parts, options, extractor, clip, judge, main, other, time.perf_counter() - began, team=worker.team),
+        about={**about, "nfe": float(main.samples.nfe.double().mean()), "sampling_seconds": round(main.samples.seconds, 2),
+               "wall_seconds": round(time.perf_counter() - began, 2)},
         request=options.request, real=real, captions=captions, train=parts.train, main=main, metrics=metrics,
         parts=_parts(of_real, rebuilt, main, options.level), psnr=rebuilt.psnr, bits=cost, memory=remembered,
         unconditional=distances(of_real.features, of_free.views.features, level=options.level) if of_free is not None else None,
@@ -286,11 +295,11 @@ def _long(seconds: float) -> str:
 
 
 def _about(pipeline: Pipeline, data: Sequence[str | Path], source: Source, parts: Split, options: Options, extractor: Extractor,
-           clip: TextExtractor | None, judge: tuple[str, Judge] | None, main: Set, other: tuple[Pipeline, Request] | None, seconds: float, *,
+           clip: TextExtractor | None, judge: tuple[str, Judge] | None, wanted: Sequence[Request], other: tuple[Pipeline, Request] | None, *,
            team: Team) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     named = {"features": extractor, **({"clip": clip} if clip is not None else {})}
-    texts = [request.prompt for request in main.samples.requests]
+    texts = [request.prompt for request in wanted]
     return {
         "date": date.today().isoformat(), "inkwash": __version__, "torch": torch.__version__,
         "model": _model(pipeline), "settings": _settings(options.request),
@@ -301,9 +310,7 @@ def _about(pipeline: Pipeline, data: Sequence[str | Path], source: Source, parts
         "data": {"names": [written(Path(str(path)).name) for path in data], "fingerprint": source.fingerprint, "reference": options.reference,
                  "reference_fingerprint": parts.reference(options.reference).fingerprint, "num_reference": len(parts.reference(options.reference)),
                  "num_train": 0 if parts.train is None else len(parts.train), "held_out": parts.rule, "fit": options.mode},
-        "level": options.level, "nfe": float(main.samples.nfe.double().mean()),
-        "sampling_seconds": round(main.samples.seconds, 2), "wall_seconds": round(seconds, 2),
-        "processes": team.world, "threads": torch.get_num_threads(), "device": pipeline.device.type,
+        "level": options.level, "processes": team.world, "threads": torch.get_num_threads(), "device": pipeline.device.type,
         "dtype": str(pipeline.dtype).removeprefix("torch."), "determinism": pipeline.determinism,
     }
 

@@ -77,7 +77,8 @@ class Strict(BaseModel):
 class OptimizerConfig(Strict):
     """AdamW, or Muon for hidden matrices and AdamW for the rest. Times in steps.
 
-    schedule: constant; cosine (to `final` x lr at the end); wsd (constant, then linear to `final` x lr over the last `cooldown` steps).
+    schedule: constant; cosine (to `final` x lr at the end); wsd (constant, then linear to `final` x lr over the last `cooldown` steps;
+    0 for the part of a run that a later one ends).
     `scale` multiplies the rates of parameters: by regular expressions over their names, the first that is found counts.
     """
 
@@ -93,6 +94,13 @@ class OptimizerConfig(Strict):
     final: Share = 0.0
     scale: dict[Pattern, Annotated[float, Field(gt=0)]] = {}
     clip: Annotated[float, Field(gt=0)] | None = 1.0
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> OptimizerConfig:
+        for name, kinds in (("cooldown", ("wsd",)), ("final", ("wsd", "cosine"))):
+            if getattr(self, name) and self.schedule not in kinds:
+                raise ValueError(f"{name} has no effect with schedule {self.schedule}; write schedule: {kinds[0]}, or leave it out")
+        return self
 
 
 class DataConfig(Strict):
