@@ -9,6 +9,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,24 @@ def test_limits(alice: Client, bob: Client) -> None:
     assert error(alice.http.post("/v1/jobs", content=b'{"prompt": "' + b"x" * 300_000 + b'"}',
                                  headers={"content-type": "application/json"})) == (413, "body_too_large")
     assert error(alice.http.get("/v1/jobs?limit=0")) == (400, "invalid_value")
+
+
+def test_no_more_jobs_of_a_key_than_allowed_when_they_come_at_once(alice: Client, server: Running) -> None:
+    wait(lambda: not alice.http.get("/v1/jobs?status=running").json()["data"] + alice.http.get("/v1/jobs?status=queued").json()["data"], 240)
+    first = [alice.submit(steps=1000)["id"] for _ in range(19)]
+    together = threading.Barrier(8)
+
+    def submit(_: int) -> httpx2.Response:
+        together.wait()
+        return alice.post("/v1/jobs", {"prompt": PROMPT, "steps": 1000})
+
+    with ThreadPoolExecutor(8) as callers:
+        found = list(callers.map(submit, range(8)))
+    taken = [one.json()["id"] for one in found if one.status_code == 202]
+    for job in first + taken:
+        alice.post(f"/v1/jobs/{job}/cancel")
+    assert {error(one) for one in found if one.status_code != 202} == {(429, "too_many_jobs")}
+    assert len(taken) == 1
 
 
 def test_the_same_key_is_served_once(alice: Client, bob: Client, server: Running) -> None:

@@ -54,7 +54,7 @@ async def submit(http: HttpRequest) -> Response:
         found = answer(told, 202)
         kept = None if keyed is None else (keyed.key, Answer(202, "application/json", bytes(found.body)))
         try:
-            await service.stored(service.store.jobs.add, new, kept)
+            await service.stored(add_within, service, new, kept)
         except (ApiError, InWork):                         # nothing else would ever delete it
             await service.filed(service.store.files.delete, new.work["files"])
             raise
@@ -103,16 +103,28 @@ async def admit(service: Service, model: Model, new: New, start: Start | None) -
     requests, jobs = [Request(**one) for one in new.work["requests"]], service.store.jobs
     cost, steps = await service.ready_worker(model).check(requests[0], start)
     new = new._replace(cost=cost * len(requests), total=steps * len(requests))
-    if await service.stored(jobs.count, new.owner) >= service.settings.of_key(service.settings.jobs_per_key):
-        raise ApiError(429, "too_many_jobs", f"{service.settings.jobs_per_key} jobs of yours wait or run; try again later", retry_sec=10)
-    if await service.stored(jobs.count) >= service.settings.jobs:
-        raise ApiError(503, "server_overloaded", f"{service.settings.jobs} jobs wait or run; try again later", retry_sec=10)
+    await service.stored(require_place, service, new.owner)
     ahead = await service.stored(jobs.ahead, model.info.name, new.owner)
     wait = forecast(model, ahead, new.cost)["estimate_sec"]
     if new.deadline_sec is not None and wait is not None and wait > new.deadline_sec:
         raise ApiError(503, "deadline_unreachable", f"finished after about {wait:.3g} s, and the deadline is {new.deadline_sec:.3g} s; "
                                                     "try again later", retry_sec=wait - new.deadline_sec)
     return new, ahead
+
+
+def require_place(service: Service, owner: str) -> None:
+    """Raises ApiError 429 and 503 when there are as many jobs as there may be, of this key or in all."""
+    jobs, settings = service.store.jobs, service.settings
+    if jobs.count(owner) >= settings.of_key(settings.jobs_per_key):
+        raise ApiError(429, "too_many_jobs", f"{settings.jobs_per_key} jobs of yours wait or run; try again later", retry_sec=10)
+    if jobs.count() >= settings.jobs:
+        raise ApiError(503, "server_overloaded", f"{settings.jobs} jobs wait or run; try again later", retry_sec=10)
+
+
+def add_within(service: Service, new: New, kept: tuple[str, Answer] | None) -> None:
+    """Keeps a job if there is still a place: others may have come since it was admitted. To be called where the database is, one at a time."""
+    require_place(service, new.owner)
+    service.store.jobs.add(new, kept)
 
 
 def forecast(model: Model, ahead: Ahead, cost: float) -> dict[str, Any]:
