@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -22,15 +23,16 @@ from pathlib import Path
 import quality_measure
 import quality_train
 from harness import machine
+from mini_peers_ours import scaled
 from quality_data import FILE, examples
 from quality_peers import RECIPES
 from quality_sample import Way
 
-from inkwash.train.config import read_recipe
+from inkwash.train.config import RunConfig, read_recipe
 
 FOLDER = Path("outputs") / "quality"
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)                        # of the budget at which weights are kept
-RECIPE_MINUTES = 6.3                                       # core-minutes that the recipe's steps took here
+PROBES = (10, 10, 40)                                      # steps of a run that decodes all pictures, and of two that tell what a step costs
 
 NOTES = ("time is processor time of all threads: for a peer that of its training steps alone, for ours that of the whole process of inkwash train",
          "peers: networks, schedules and losses are theirs, the loop is ours (bfloat16 autocast, channels last), for their trainers need torchvision",
@@ -38,14 +40,32 @@ NOTES = ("time is processor time of all threads: for a peer that of its training
 
 
 def ours(folder: Path, minutes: float) -> None:
-    """Trains our recipe, its steps scaled to `minutes`. What it counts is the whole process, start and export included."""
-    recipe = read_recipe("cifar10")
-    scale, out = minutes / RECIPE_MINUTES, folder / f"inkwash-{minutes:g}"
-    subprocess.run([Path(sys.executable).parent / "inkwash", "train", "cifar10", "--data", FILE, "--out", out, "--cache", folder / "cache",
-                    "--set", f"steps={round(recipe.steps * scale)}", "--set", f"optimizer.cooldown={round(recipe.optimizer.cooldown * scale)}"],
-                   check=True)
+    """Trains our recipe for `minutes`. What it counts are whole processes, start and export included, and those that tell how many steps fit too."""
+    recipe, out = read_recipe("cifar10"), folder / f"inkwash-{minutes:g}"
+    costs = []
+    for steps in PROBES:
+        costs.append(command(recipe, steps, out / "probe", folder))
+        shutil.rmtree(out / "probe")
+    each = (costs[2] - costs[1]) / (PROBES[2] - PROBES[1])
+    start = costs[1] - PROBES[1] * each
+    steps = max(PROBES[2], int((minutes * 60 - sum(costs) - start) / each))
+    seconds = sum(costs) + command(recipe, steps, out, folder)
+    (out / quality_measure.SECONDS).write_text(json.dumps({"seconds": seconds}))
+
+
+def command(recipe: RunConfig, steps: int, out: Path, folder: Path) -> float:
+    """Runs `inkwash train cifar10` for so many steps; the processor seconds that it took."""
+    before = processor_seconds()
+    settings = [word for setting in scaled(recipe, steps) for word in ("--set", setting)]
+    program, cache = Path(sys.executable).parent / "inkwash", folder / "cache"
+    subprocess.run([program, "train", "cifar10", "--data", FILE, "--out", out, "--cache", cache, *settings], check=True)
+    return processor_seconds() - before
+
+
+def processor_seconds() -> float:
+    """Of all commands that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    (out / quality_measure.SECONDS).write_text(json.dumps({"seconds": used.ru_utime + used.ru_stime}))
+    return used.ru_utime + used.ru_stime
 
 
 def train(who: str, folder: Path, minutes: float) -> None:
