@@ -137,7 +137,9 @@ def test_a_worker_is_metered_as_soon_as_it_is_ready() -> None:
 def test_two_workers_on_one_device_have_names_of_their_own() -> None:
     links = _links(Settings(device="cpu,cuda, cpu"), Path("m"), "m")
     assert [name for name, _ in links] == ["cpu#0", "cuda", "cpu#2"]
-    assert [link.launch["device"] for _, link in links if isinstance(link, Process)] == ["cpu", "cuda", "cpu"]
+    launched = [link.launch for _, link in links if isinstance(link, Process)]
+    assert [one["device"] for one in launched] == ["cpu", "cuda", "cpu"]
+    assert [one["share"] for one in launched] == [2, 1, 2], "they share its cores"
 
 
 def test_a_preview_is_asked_for_once_a_step() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from inkwash.request import Request
 from inkwash.serve.http import worker as module
@@ -24,7 +25,7 @@ class Bench:
     def __init__(self, model: Path) -> None:
         self.sent: list[Frame] = []
         self.worker = Worker(self.sent.append)
-        self.do("load", folder=str(model), device="cpu", policy="fair", queue=8)
+        self.do("load", folder=str(model), device="cpu", share=1, policy="fair", queue=8)
 
     def do(self, what: str, body: bytes = b"", **head: Any) -> None:
         self.worker.handle(Frame({"do": what, **head}, body))
@@ -45,6 +46,17 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tiny_model: Path) -> Bench:
     return Bench(tiny_model)
+
+
+@pytest.mark.parametrize(("cores", "share", "threads"), [(6, 1, 6), (6, 2, 3), (7, 3, 2), (2, 4, 1)])
+def test_workers_of_one_device_share_its_cores(monkeypatch: pytest.MonkeyPatch, cores: int, share: int, threads: int) -> None:
+    number = [cores]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: number[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda asked: number.__setitem__(0, asked))
+    sent: list[Frame] = []
+    Worker(sent.append).handle(Frame({"do": "load", "folder": "nowhere", "device": "cpu", "share": share, "policy": "fair", "queue": 8}))
+    assert sent[0].head["is"] == "broken"
+    assert number == [threads]
 
 
 def state_of(bench: Bench, number: int, ticks: int) -> bytes:

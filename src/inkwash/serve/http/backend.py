@@ -27,6 +27,7 @@ from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.raster import Start
 
 LOG = logging.getLogger("inkwash.serve")
+TOLD = ("hash", "determinism", "golden", "threads")        # what the log says of a worker that is ready; of Ray's replicas, which differ, not all
 _BACKOFF_SEC = (0.1, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -243,7 +244,7 @@ class Backend:
         if head["is"] == "ready":
             self.facts, self.state = head, "ready"
             self.rate.value = head["rate"]
-            LOG.info("a worker is ready", extra={"fields": {"worker": self.name, **{name: head[name] for name in ("hash", "determinism", "golden")}}})
+            LOG.info("a worker is ready", extra={"fields": {"worker": self.name, **{name: head[name] for name in TOLD if name in head}}})
             self.changed()
             self._measure()
         elif head["is"] == "broken":

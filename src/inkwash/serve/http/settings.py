@@ -24,7 +24,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[str, ...] = Field(("mini",), min_length=1, description="embedded models or folders; the first one is the default")
-    device: str = Field("auto", description="cpu, cuda, mps, auto, or several with commas: one worker process for each model and device")
+    device: str = Field("auto", description="cpu, cuda, mps, auto, or several with commas: one worker process for each model and device; "
+                                             "those on one device share its cores, cpu,cpu has two on half of them each")
     ray: bool = Field(False, description="replicas of Ray Serve, on this machine or many, instead of worker processes of this machine")
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")

@@ -20,6 +20,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from inkwash.errors import CheckpointError, InkwashError, UsageError, VerifyError
 from inkwash.io.png import pixel_sha256, png_bytes
 from inkwash.output import Image, to_pil
@@ -96,8 +98,10 @@ class Worker:
     def _load(self, head: dict[str, Any]) -> None:
         try:
             policy = parse(head["policy"], Policy)  # type: ignore[type-abstract]
+            torch.set_num_threads(max(1, torch.get_num_threads() // head["share"]))
             pipeline = Pipeline.from_pretrained(head["folder"], device=head["device"])
-            facts = {"model": pipeline.info.name, "hash": pipeline.hash, "determinism": pipeline.determinism, "device": str(pipeline.device)}
+            facts = {"model": pipeline.info.name, "hash": pipeline.hash, "determinism": pipeline.determinism, "device": str(pipeline.device),
+                     "threads": torch.get_num_threads()}
             engine = Engine(pipeline, policy=policy, queue=head["queue"])
             golden = check_golden(pipeline, engine)
         except InkwashError as error:

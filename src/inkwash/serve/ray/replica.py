@@ -58,8 +58,8 @@ class Replica:
         self._loaded: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._owed, self._rate, self._rows = 0, 0.0, 0
         self._worker = Worker(self._told)
-        self._inbox.put(Frame({"do": "load", "folder": str(find_model(args.model)), "device": args.device, "policy": args.policy,
-                               "queue": UNBOUNDED}))
+        self._inbox.put(Frame({"do": "load", "folder": str(find_model(args.model)), "device": args.device, "share": 1,
+                               "policy": args.policy, "queue": UNBOUNDED}))
         threading.Thread(target=self._work, name="engine", daemon=True).start()
         self._facts = self._loaded.get()
         if self._facts["is"] == "broken":
