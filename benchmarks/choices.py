@@ -5,7 +5,8 @@ pictures in the same order, at a constant rate, and averaged: each point of a cu
 
 Denoisers are compared in one unit whatever they predict: the error of x0 on held-out pictures, E |x0' - x0|^2 (1 + SNR), for v its loss, over
 the same noise at ten levels of equal distance in log SNR. Differences from the base are paired by picture. Beside it stands the share of garments
-and colours that come as asked, by judges that no run has seen. Autoencoders are compared by PSNR on held-out pictures.
+and colours that come as asked, by judges that no run has seen. Autoencoders are compared by PSNR on held-out pictures; beside
+it stands the perceptual distance, in which a way that was trained by it has an advantage.
 
     python choices.py --emoji FILE --clothing FILE --out FILE.json [--axis NAME ...] [--seconds 240] [--num 48]
 
@@ -45,6 +46,7 @@ from inkwash.io.folder import load_part
 from inkwash.pipeline import Pipeline
 from inkwash.train.config import RunConfig, read_recipe
 from inkwash.train.distributed import Group
+from inkwash.train.perceptual import load_perceptual
 from inkwash.train.run import build_task, export
 from inkwash.train.setting import Setting
 from inkwash.train.trainer import Trainer
@@ -102,16 +104,24 @@ def errors(model: Path, data: Data) -> Tensor:
     return total / len(LAMBDAS)
 
 
-@torch.no_grad()
 def psnr(model: Path, data: Data) -> Tensor:
     """PSNR in dB of every held-out picture (N,) after an autoencoder."""
-    vae: Any = load_part(model, "vae")
-    found = []
-    for part in data.images.split(16):
-        signed = part.float() / 127.5 - 1
-        back = ((vae.decode(vae.encode(signed)[0]).clamp(-1, 1) + 1) * 127.5).round()
-        found.append(10 * torch.log10(255**2 / (back - part).double().square().flatten(1).mean(1).clamp(min=1e-12)))
+    found = [10 * torch.log10(255**2 / (back - part).double().square().flatten(1).mean(1).clamp(min=1e-12)) for part, back in again(model, data)]
     return torch.cat(found)
+
+
+def perceived(model: Path, data: Data) -> float:
+    """Mean perceptual distance of held-out pictures from themselves after an autoencoder, in the activations of the embedded extractor."""
+    distance = load_perceptual(None)
+    with torch.no_grad():
+        return float(torch.cat([distance(part / 127.5 - 1, back / 127.5 - 1) for part, back in again(model, data)]).mean())
+
+
+@torch.no_grad()
+def again(model: Path, data: Data) -> list[tuple[Tensor, Tensor]]:
+    """Held-out pictures and what an autoencoder makes of them, in parts, 0 to 255."""
+    vae: Any = load_part(model, "vae")
+    return [(part, ((vae.decode(vae.encode(part / 127.5 - 1)[0]).clamp(-1, 1) + 1) * 127.5).round()) for part in data.images.float().split(16)]
 
 
 def trained(config: RunConfig, data: Data, folder: Path, cache: Path, seconds: float) -> dict[str, Any]:
@@ -162,6 +172,8 @@ def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespac
         one = trained(read_recipe(recipe, [*COMMON, *fixed, *settings]), data, folder, args.folder / "cache", args.seconds)
         if recipe == "mini-denoiser" and args.num and "failed" not in one:
             one["judged"] = judged(folder / "model", args)
+        if recipe == "mini-autoencoder" and "failed" not in one:
+            one["perceived"] = round(perceived(folder / "model", data), 5)
         found["ways"][key] = {"settings": list(settings), **one}
         save(args.out, found)
 
@@ -171,7 +183,8 @@ def rows(name: str, ways: Ways, recipe: str, found: dict[str, Any]) -> list[str]
     base = found["ways"].get(f"{recipe}: base")
     unit = "x0 error" if recipe == "mini-denoiser" else "PSNR, dB"
     points = " | ".join(f"{unit} after {share:g} of the time" for share in SHARES)
-    lines = [f"## {name}", "", f"| way | {points} | less the base | samples | garment | colour |", "|---" * (len(SHARES) + 5) + "|"]
+    lines = [f"## {name}", "", f"| way | {points} | less the base | samples | garment | colour | perceptual distance |",
+             "|---" * (len(SHARES) + 6) + "|"]
     for way, settings in ways.items():
         one = found["ways"].get(f"{recipe}: {name}: {way}" if settings else f"{recipe}: base")
         if one is None:
@@ -182,7 +195,8 @@ def rows(name: str, ways: Ways, recipe: str, found: dict[str, Any]) -> list[str]
             gap = mean_interval(torch.tensor(one["each"]) - torch.tensor(base["each"]))
             less = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         shares = [f"{100 * one['judged'][kind]['value']:.0f} %" if "judged" in one else "-" for kind in ("garment", "colour")]
-        lines.append(f"| {way} | {' | '.join(cells)} | {less} | {one['points'][-1]['samples'] if one['points'] else 0:,} | {' | '.join(shares)} |")
+        lines.append(f"| {way} | {' | '.join(cells)} | {less} | {one['points'][-1]['samples'] if one['points'] else 0:,} | {' | '.join(shares)} | "
+                     f"{one.get('perceived', '-')} |")
     return [*lines, ""] if len(lines) > 4 else []
 
 
