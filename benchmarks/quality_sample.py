@@ -1,9 +1,9 @@
 """Samples of every contestant by one sampler: each network is wrapped as a Denoiser with the schedule that it was trained on.
 
-All compute in bfloat16: networks of diffusers in our fast form of them, those of lucidrains as they are but for the embedding of time, which stays
-in float32 (half as fast again as under autocast, and as near to float32). All see the same numbers of pictures and steps, and the same start noise
-by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do, and a peer's of latents, which have unit variance, to -8..8. Pictures
-are kept in parts, so that a stop loses little.
+All compute in bfloat16: networks of diffusers in our fast form of them where the processor has AMX, else as they are, those of lucidrains as they
+are but for the embedding of time, which stays in float32 (half as fast again as under autocast, and as near to float32). All see the same numbers of
+pictures and steps, and the same start noise by number; an x0 of pixels is clamped to -1..1, as the peers' own samplers do, and a peer's of latents,
+which have unit variance, to -8..8. Pictures are kept in parts, so that a stop loses little.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from inkwash.core.schedule import Linear, Schedule, Tabulated
 from inkwash.core.spacing import Trailing
 from inkwash.denoiser import Denoiser
 from inkwash.guide import CFG, evaluate
-from inkwash.nn import UNet2DConfig
+from inkwash.nn import UNet2DConfig, native
 from inkwash.nn.unet2d_fast import FastUNet2D
 from inkwash.pipeline import Pipeline
 from inkwash.sample import Program, Sampler, prior, run
@@ -96,7 +96,8 @@ def of_diffusers(weights: Path, config: UNet2DConfig, codec: Codec, conditioner:
     """A network of diffusers that was trained as their examples do: eps, on linear betas."""
     same = config.build()
     same.load_state_dict(load_file(weights))
-    denoiser = Denoiser(FastUNet2D(same.eval()), Eps(), coordinate=TimeIndex(Linear(), STEPS, -1.0))
+    network = FastUNet2D(same.eval()) if native.usable() else same.eval().to(torch.bfloat16, memory_format=torch.channels_last)
+    denoiser = Denoiser(network, Eps(), coordinate=TimeIndex(Linear(), STEPS, -1.0))
     return Model(denoiser, Linear(), codec, conditioner, size, limit(codec))
 
 

@@ -86,8 +86,8 @@ def test_a_replica_drops_the_work_of_a_process_that_is_gone(tiny_model: Path, mo
 
     found = asyncio.run(heads())
     assert found[0] == "accepted"
-    assert 0 < found.count("step") < BODY["steps"]
-    assert set(found) == {"accepted", "step"}
+    assert found.count("step") < BODY["steps"]
+    assert set(found) <= {"accepted", "step"}
     wait(lambda: one._owed == 0, 30)
 
 
