@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from inkwash.cli.grid import read_axis
-from inkwash.cli.inspect import flops, savings
+from inkwash.cli.inspect import flops, savings, text_of
 from inkwash.cli.main import run
 from inkwash.cli.settings import load
 from inkwash.cli.sheet import draw
@@ -189,6 +190,16 @@ def test_inspect_counts_what_is_there(tiny_model: Path, capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     for piece in ("terminal leak", "vocabulary", "determinism", "mean 0.100", "license", "unet"):
         assert piece in text
+
+
+def test_inspect_keeps_long_names_apart_from_their_numbers(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(tiny_model), "--json"]) == 0
+    [found] = _json(capsys)
+    found["card"]["evaluation"] = {
+        "numbers": {"fd": [38.27, 26.88, 52.31]}, "distance": "fd_at_n", "parts": {"reconstructed to sampled": [38.06, 26.78, 51.98]}, "settings": {},
+        "level": 0.95, "num": 8, "seeds": [0, 7], "reference": "8 pictures", "extractor": "ink", "extractor_hash": "0" * 64, "date": "2026-11-22",
+        "inkwash": "0.1.0"}
+    assert re.search(r"N, reconstructed to sampled  +38\.06 ", text_of(found, 0))
 
 
 def test_L1_numbers_positions_and_operations_are_counted_separately(tiny_model: Path) -> None:

@@ -144,7 +144,9 @@ def text_of(found: dict[str, Any], words: int) -> str:
         if key == "evaluation":
             from inkwash.evaluate.report.card import told
 
-            lines += ["evaluation", *(f"  {row:<43}{text}" for row, text in told(value))]
+            rows = told(value)
+            width = max(len(row) for row, _ in rows) + 2
+            lines += ["evaluation", *(f"  {row:<{width}}{text}" for row, text in rows)]
             continue
         lines.append(f"{key:<15}{value if isinstance(value, str) else json_text.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines)
