@@ -44,6 +44,8 @@ def test_a_report_and_a_summary(report: Path, tiny_model: Path, parts: list[str]
     out, err = capsys.readouterr()
     assert "0 pictures to make" in err
     assert f"[{stored['metrics']['kid']['low']:.4g}, {stored['metrics']['kid']['high']:.4g}] (95 %, N = 48)" in out
+    assert ("adherence to the caption" in out) == ("adherence" in stored["metrics"] or "not judged: fewer than 2 captions" in out)
+    assert ("not judged" in out) == ("adherence" not in stored["metrics"])
     assert out.rstrip().endswith("index.html")
     assert run(["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(report), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == stored["metrics"]

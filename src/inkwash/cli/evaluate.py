@@ -228,6 +228,8 @@ def lines(metrics: Mapping[str, Estimate], result: Mapping[str, Any]) -> list[st
              f"{about['data']['reference']} pictures, features {about['extractors']['features']['name']} "
              f"{about['extractors']['features']['hash'][:10]}"]
     found += [f"  {METRICS[name].title:<42}{estimate.text()}" for name, estimate in metrics.items()]
+    if about["judge"] is not None and "adherence" not in metrics:
+        found.append(f"  {METRICS['adherence'].title:<42}not judged: fewer than 2 captions ask for a photo of a garment or a scene that can be read")
     for name, row in result["against"].items():
         gap = row["difference"]
         verdict = {"a": "better", "b": "worse", "undecided": "undecided"}[row["better"]]
