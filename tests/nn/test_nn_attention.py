@@ -119,6 +119,15 @@ def test_noise_embedding_tells_all_levels_apart() -> None:
     assert (near[0] - near[1]).norm() < 1e-3                                            # smooth in the level
 
 
+def test_sinusoids_are_geometric_from_one_to_the_longest_period() -> None:
+    """w_i = P^(-i / (width / 2)), cosines first: what a stored network has learned to read."""
+    angle = 7.0 * torch.tensor([1.0, 0.1, 0.01, 0.001])
+    torch.testing.assert_close(sinusoidal(torch.tensor([7.0]), 8), torch.cat([angle.cos(), angle.sin()])[None], rtol=1e-5, atol=1e-6)
+    of_column = grid_positions(2, 2, 16).view(2, 2, 16)                                 # the first half, as in the published DiT
+    assert torch.equal(of_column[0, :, :8], of_column[1, :, :8])
+    assert torch.equal(of_column[:, 0, 8:], of_column[:, 1, 8:])
+
+
 def test_grid_positions_are_unique_and_consistent_across_sizes() -> None:
     small, large = grid_positions(3, 5, 32), grid_positions(7, 9, 32)
     assert torch.cdist(large, large).fill_diagonal_(9.0).min() > 0.1
