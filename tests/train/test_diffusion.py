@@ -80,16 +80,18 @@ def denoiser_task(data: Path, tmp_path: Path, **changes: Any) -> DenoiserTask:
     return DenoiserTask(toy(**changes), setting)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("process", "text"), [("Cosine()", "MinSNRWeight()"), ("Straight()", "MinSNRWeight()"), ("Cosine()", "SimpleWeight()")])
-def test_t5_f12_the_loss_of_a_run_is_its_formula(process: str, text: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("process", "text", "levels"), [("Cosine()", "MinSNRWeight()", "uniform"), ("Straight()", "MinSNRWeight()", "stratified"),
+                                                         ("Cosine()", "SimpleWeight()", "uniform")])
+def test_t5_f12_the_loss_of_a_run_is_its_formula(process: str, text: str, levels: str, data: Path, tmp_path: Path) -> None:
     """A new network says 0, so the loss is w |v|^2 with v = alpha eps - sigma x0 / sd, on the levels of data of deviation sd."""
-    task = denoiser_task(data, tmp_path, process=process, weighting=text, sigma_data=0.5, levels="uniform")
+    task = denoiser_task(data, tmp_path, process=process, weighting=text, sigma_data=0.5, levels=levels)
     try:
         batch, draw = task.batch(0), Draw(3, 7, 16, first=4, count=4)
         (loss,) = task.losses(batch, draw)
     finally:
         task.close()
     t, eps = 1 - draw.uniform((), "level"), draw.normal((3, 8, 8), "noise").double()
+    t = t if levels == "uniform" else (torch.arange(4, 8) + t) / 16                      # the samples stand at 4..7 of a batch of 16
     lam = (Cosine() if process == "Cosine()" else Straight()).lam(t) + math.log(0.5)
     alpha, sigma = torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()        # v is the same number in every gauge
     v = alpha[:, None, None, None] * eps - sigma[:, None, None, None] * batch.x0.double() / 0.5
