@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inkwash.errors import InkwashWarning, UsageError
 from inkwash.evaluate.metrics.extrapolate import extrapolate, intercept
-from inkwash.evaluate.metrics.frechet import distance, frechet, frechet_distance, frechet_statistic, influences, transport
+from inkwash.evaluate.metrics.frechet import distance, frechet, frechet_distance, frechet_statistic, frechet_unbiased, influences, transport
 from inkwash.evaluate.metrics.interval import Statistic, spread
 from inkwash.evaluate.metrics.kernel import kernel_statistic
 from inkwash.evaluate.metrics.moments import Moments, interleave
@@ -135,6 +135,15 @@ def test_extrapolation_takes_the_bias_away() -> None:
     assert sum(one.unbiased.low > 0 for one in found) <= 2                              # of 12 intervals of 95 %
     assert [point.num for point in found[0].curve] == [2000, 1000, 500]
     assert intercept([1, 2, 4], [point.value for point in found[0].curve]) == pytest.approx(found[0].unbiased.value)
+
+
+def test_the_unbiased_distance_has_the_extrapolated_variance() -> None:
+    """Between sets of one distribution that is half of what the influences say."""
+    real, fake = torch.randn(1000, 16, generator=rng(1)), torch.randn(1000, 16, generator=rng(2))
+    found, whole = frechet_unbiased(real, fake)[0], frechet_statistic(real, fake)
+    variance = extrapolate(whole, frechet_statistic, real, fake)[1]
+    assert found.variance == pytest.approx(variance)
+    assert variance == pytest.approx((spread(whole.fake) + spread(whole.real)) / 2, rel=0.25)
 
 
 def test_moments_equal_mean_and_covariance() -> None:
