@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 
 import pytest
 import scipy.linalg
@@ -211,6 +212,17 @@ def test_wrong_features_are_refused(features: Tensor, code: str) -> None:
 def test_sets_of_different_extractors_are_refused() -> None:
     with pytest.raises(UsageError, match="one extractor"), warnings.catch_warnings():
         frechet_distance(torch.zeros(9, 3), torch.zeros(9, 4))
+
+
+@pytest.mark.parametrize("statistic", [frechet_statistic, kernel_statistic])
+def test_the_influence_of_a_pair_is_what_leaving_it_out_changes(statistic: Callable[..., Statistic]) -> None:
+    x = torch.randn(200, 3, generator=rng(1), dtype=F64)
+    y = 0.7 * x + 0.3 + 0.4 * torch.randn(200, 3, generator=rng(2), dtype=F64)
+    found = statistic(x, y, paired=True)
+    rest = [torch.arange(200) != j for j in range(200)]
+    left = torch.tensor([statistic(x[keep], y[keep], paired=True).value for keep in rest], dtype=F64)
+    torch.testing.assert_close(found.fake, 199 * (left.mean() - left), rtol=0.1, atol=0.05 * float(found.fake.std()))
+    assert len(found.real) == 0
 
 
 def test_pairs_of_one_image_have_a_distance_without_bias() -> None:
