@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inkwash.core.coordinate import Angle, Coordinate, QuarterLogSigma, TimeIndex
-from inkwash.core.level import Gauge, Level, broadcast
+from inkwash.core.level import Gauge, Level, broadcast, rescale
 from inkwash.core.schedule import Linear, Shifted, Straight
 
 LAM = torch.linspace(-9, 9, 37, dtype=torch.float64)
@@ -26,6 +26,13 @@ def test_small_numbers_keep_their_digits(gauge: Gauge) -> None:
     """1 - alpha and 1 - sigma would have none left at lam = +-40; the small one of the two is exact to rounding."""
     level = gauge.split(torch.tensor([40.0, -40.0], dtype=torch.float64))
     torch.testing.assert_close(level.lam, torch.tensor([40.0, -40.0], dtype=torch.float64), rtol=1e-13, atol=0)
+
+
+def test_pure_noise_moves_between_gauges_that_reach_it() -> None:
+    x = torch.tensor([0.3, -2.0], dtype=torch.float64)
+    for gauge, other in ((Gauge.VP, Gauge.FLOW), (Gauge.FLOW, Gauge.VP)):
+        moved, level = rescale(x, gauge.split(torch.tensor([-math.inf] * 2, dtype=torch.float64)), other)
+        assert (moved.tolist(), level.alpha.tolist(), level.sigma.tolist()) == (x.tolist(), [0.0, 0.0], [1.0, 1.0])
 
 
 def test_eps_is_the_inverse_of_mix() -> None:

@@ -146,6 +146,26 @@ def test_latents_follow_batches_and_flips_and_encoders(tmp_path: Path) -> None:
         assert torch.equal(cache.take(batch.index, batch.flipped), encode(batch.images))
 
 
+def test_latents_belong_to_the_pictures_that_a_loader_makes(tmp_path: Path) -> None:
+    """Cropped and padded pictures of one size have other latents, and so have those of other sizes, shapes and types."""
+    source, runs = open_source(write_tar(tmp_path / "a.tar", examples(3))), []
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        runs.append(len(images))
+        return images.float().mean((2, 3))
+
+    usual = {"size": 16, "mode": "crop", "flip": False, "dtype": "float32"}
+    changed = [{}, {"mode": "pad"}, {"size": 8}, {"flip": True}, {"dtype": "float16"}, {}]
+    for settings in ({**usual, **changes} for changes in changed):
+        dtype = settings.pop("dtype")
+        with Loader(source, 3, prefetch=0, **settings) as loader:
+            cache = LatentCache(loader, tmp_path / "cache", encode, encoder="one", shape=(3,), dtype=dtype)
+            batch = loader.batch(0)
+            expected = batch.images.float().mean((2, 3))
+            assert torch.allclose(cache.take(batch.index, batch.flipped), expected, rtol=1e-3)
+    assert runs == [3, 3, 3, 6, 3], "the last one was there"
+
+
 def test_latents_of_buckets_are_refused(tmp_path: Path) -> None:
     source = open_source(write_tar(tmp_path / "a.tar", examples(4)))
     with Loader(source, 2, size=shapes(64)) as loader, pytest.raises(UsageError, match="one size"):
@@ -189,6 +209,11 @@ def test_buckets_cover_every_item_each_epoch_and_ranks_agree(tmp_path: Path) -> 
     assert np.array_equal(image_sizes(source), image_sizes(source, tmp_path / "cache"))
     order = Bucketed(source, image_sizes(source), 4, 7, shapes(64, 16))
     assert min(map(len, order.members)) >= 4
+    epochs = [np.concatenate([order.at(epoch * int(order.steps_per_epoch) + step).index for step in range(int(order.steps_per_epoch))])
+              for order in (order, Bucketed(source, image_sizes(source), 4, 8, shapes(64, 16))) for epoch in (0, 1)]
+    assert len({tuple(epoch) for epoch in epochs}) == 4, "every epoch and seed has an order of its own"
+    shown = [tuple(order.at(epoch * int(order.steps_per_epoch) + step).size for step in range(int(order.steps_per_epoch))) for epoch in (0, 1)]
+    assert shown[0] != shown[1], "and so have the shapes"
     per_epoch = int(order.steps_per_epoch)
     for epoch in range(2):
         seen = np.concatenate([order.at(epoch * per_epoch + step).index for step in range(per_epoch)])

@@ -13,6 +13,7 @@ from data_examples import examples, write_tar
 from inkwash.data.captions import Forms
 from inkwash.data.choice import Chosen, choose
 from inkwash.data.loader import Loader
+from inkwash.data.shuffle import coin
 from inkwash.data.source import Mixture, Source, distinct, open_source
 from inkwash.errors import DataError, UsageError
 from inkwash.train.config import validate
@@ -64,6 +65,17 @@ def test_forms_of_a_caption(source: Source) -> None:
     assert forms.write("picture number 11", 2) == "picture number 11", "a pattern that does not match changes nothing"
     assert len(forms) == 36
     assert forms.caption(12 + 3) == "a picture of 3"
+
+
+def test_forms_are_drawn_by_seed_epoch_and_item_and_apart_from_flips(source: Source) -> None:
+    forms, index = Forms(source, RULES), np.arange(20_000)
+    zeros, ones = np.zeros_like(index), np.ones_like(index)
+    first = forms.draw(3, zeros, index)
+    assert np.abs(np.bincount(first) / 20_000 - 1 / 3).max() < 0.02
+    for other in (forms.draw(4, zeros, index), forms.draw(3, ones, index), forms.draw(3, zeros, index + 20_000)):
+        assert abs((first == other).mean() - 1 / 3) < 0.02
+    flipped = coin(3, zeros, index)
+    assert all(abs(flipped[first == form].mean() - 0.5) < 0.03 for form in range(3))
 
 
 def test_each_epoch_draws_a_form_that_batches_and_picks_agree_on(source: Source) -> None:

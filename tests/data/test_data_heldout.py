@@ -21,6 +21,13 @@ def test_the_bound_finds_the_same_items() -> None:
     assert not set(keys(training)) & set(keys(validation))
 
 
+def test_at_most_a_tenth_is_held_out() -> None:
+    source = open_source("scenes:39")
+    found = [hold_out(source, count)[1] for count in (0, 2, 30)]
+    assert [len(one) if one is not None else 0 for one in found] == [0, 2, 3]
+    assert hold_out(open_source("scenes:9"), 5)[1] is None
+
+
 def test_in_a_part_of_the_data_only_items_that_no_training_saw_are_held_out() -> None:
     whole = open_source("scenes:200")
     _, validation = hold_out(whole, 10)

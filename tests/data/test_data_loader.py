@@ -52,6 +52,7 @@ def test_coins_are_fair_and_repeatable() -> None:
     assert abs(flips.mean() - 0.5) < 0.02
     assert np.array_equal(flips, coin(3, np.zeros_like(index), index))
     assert abs((flips == coin(3, np.ones_like(index), index)).mean() - 0.5) < 0.02
+    assert abs((flips == coin(4, np.zeros_like(index), index)).mean() - 0.5) < 0.02
 
 
 def test_a_resumed_loader_gives_the_batches_of_a_straight_one(source: Source, tmp_path: Path) -> None:
@@ -67,6 +68,19 @@ def test_a_resumed_loader_gives_the_batches_of_a_straight_one(source: Source, tm
     with Loader(source, 5, size=16, seed=5, flip=True) as other:
         assert not same(other.batch(7), batches[7])
         assert other.fingerprint != straight.fingerprint
+
+
+def test_whatever_changes_the_batches_changes_the_fingerprint(source: Source) -> None:
+    """A run that goes on in a changed order, form or picture would not be the run that it says it is."""
+    settings = [{}, {"flip": True}, {"mode": "pad"}, {"seed": 1}, {"size": 8}, {"batch_size": 4}, {"accumulate": 2}, {"rewrite": [("^picture", "a")]},
+                {"rewrite": [("^picture", "b")]}]
+    found = []
+    for changes in settings:
+        with Loader(source, **{"batch_size": 5, "size": 16, "prefetch": 0, **changes}) as loader:
+            found.append(loader.fingerprint)
+    assert len(set(found)) == len(settings)
+    with Loader(source, 10, size=16, prefetch=0) as large, Loader(source, 5, size=16, prefetch=0, accumulate=2) as halves:
+        assert large.fingerprint == halves.fingerprint, "the order of items is the same"
 
 
 @pytest.mark.parametrize("world", [2, 3, 6])

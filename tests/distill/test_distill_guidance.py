@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from distill_toy import MIXTURE, Draws, Plane, exact, null
+from scipy import stats
+from torch import Tensor
 
 from inkwash.cond import Cond
 from inkwash.core.level import Gauge, Level
@@ -24,6 +28,8 @@ from inkwash.sample.multistep import DPMSolverPP
 from inkwash.train.config import OptimizerConfig, RunConfig
 from inkwash.train.distributed import Group
 from inkwash.train.loop import Trainer
+from inkwash.train.task import Draw
+from inkwash.train.weighting import MinSNRWeight, SimpleWeight, Weighting
 
 STEPS, BATCH = 1200, 384
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0)
@@ -52,6 +58,48 @@ def test_g13_the_student_matches_its_teacher_at_every_scale(task: GuidanceTask) 
         assert relative_error(task.student, task.teacher, task.process, held_out, (w, w)) < 0.05, w
     unguided = relative_error(lambda x, level, cond: exact(x, level, cond), task.teacher, task.process, held_out, (4.0, 4.0))
     assert unguided > 0.15, "the scale would not matter"
+
+
+@pytest.mark.parametrize("weighting", [SimpleWeight(), MinSNRWeight()], ids=repr)
+def test_g13_the_loss_is_its_formula(weighting: Weighting) -> None:
+    """A new network says 0, so the loss is w |v_w|^2 of the teacher's x0_w, in the units of data of deviation 0.5."""
+    found = GuidanceTask(Denoiser(Plane(), V(), sigma_data=0.5), Guided(exact, null), Cosine(), Draws(16), weighting=weighting)
+    told: list[tuple[Tensor, ...]] = []
+    error = found.error
+    found.error = lambda *given: told.append(given) or error(*given)  # type: ignore[method-assign, func-returns-value]
+    (loss,) = found.losses(found.batch(0), Draw(0, 1, 16))
+    ((x0, t, eps, cond, w),) = told
+    level = Cosine()(t)
+    x = level.mix(x0, eps)
+    u = exact(x, level, null(16))
+    goal = u + w[:, None] * (exact(x, level, cond) - u)
+    lam = level.lam + math.log(0.5)
+    alpha, sigma = torch.sigmoid(2 * lam).sqrt()[:, None], torch.sigmoid(-2 * lam).sqrt()[:, None]
+    noise = (x.double() - level.alpha[:, None] * goal) / level.sigma[:, None]           # the same number in any units
+    value = (alpha * noise - sigma * goal / 0.5).square().mean(1)
+    weight = torch.exp(2 * lam).clamp(max=5) * sigma[:, 0] ** 2 if weighting == MinSNRWeight() else torch.ones(16)
+    torch.testing.assert_close(loss.logs["mse"].double(), value, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(loss.value.double(), weight * value, rtol=1e-3, atol=1e-5)
+
+
+def test_g13_scales_are_even_in_their_logarithm_whatever_the_level() -> None:
+    found = GuidanceTask(Denoiser(Plane(), V()), Guided(exact, null), Cosine(), Draws(4000))
+    told: list[tuple[Tensor, ...]] = []
+    found.error = lambda x0, t, eps, cond, w: told.append((t, w)) or (w, w)  # type: ignore[method-assign, func-returns-value]
+    next(found.losses(found.batch(0), Draw(0, 0, 4000)))
+    ((t, w),) = told
+    share = w.double().log() / math.log(8)
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+    assert abs(float(torch.corrcoef(torch.stack([t, share]))[0, 1])) < 4 / 4000**0.5
+
+
+def test_g13_the_relative_error_is_that_of_a_student_whose_error_is_known() -> None:
+    teacher, examples = Guided(exact, null), Examples(*Draws(64).batch(0))
+
+    def off(x: Tensor, level: Level, cond: Cond) -> Tensor:
+        return 1.1 * teacher(x, level, Cond({"label": cond["label"]}), cond["guidance"])
+
+    assert relative_error(off, teacher, Cosine(), examples, (1.0, 8.0)) == pytest.approx(0.1, rel=1e-4)
 
 
 def test_g13_half_the_evaluations_and_the_same_samples(task: GuidanceTask) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 
 import pytest
 import scipy.linalg
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.errors import InkwashWarning, UsageError
-from inkwash.evaluate.metrics.extrapolate import intercept
-from inkwash.evaluate.metrics.frechet import distance, frechet, frechet_distance, frechet_statistic, transport
+from inkwash.evaluate.metrics.extrapolate import extrapolate, intercept
+from inkwash.evaluate.metrics.frechet import distance, frechet, frechet_distance, frechet_statistic, frechet_unbiased, influences, transport
+from inkwash.evaluate.metrics.interval import Statistic, spread
 from inkwash.evaluate.metrics.kernel import kernel_statistic
 from inkwash.evaluate.metrics.moments import Moments, interleave
 
@@ -58,6 +60,36 @@ def test_influence_is_the_derivative_of_the_distance() -> None:
             keep = torch.arange(len(change)) != j
             less = frechet_statistic(*((real, fake[keep]) if side == "fake" else (real[keep], fake))).value
             assert (found.value - less) * (len(change) - 1) == pytest.approx(float(change[j]), rel=0.15, abs=0.05)
+
+
+def test_influence_is_the_exact_derivative_by_the_weight_of_a_sample() -> None:
+    """Of FD((1 - e) P + e delta_y) at e = 0, by central differences in float64, up to a constant for all y."""
+    x = torch.randn(50, 4, generator=rng(1), dtype=F64) * torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=F64)
+    mean, cov, mean_2, cov_2 = x.mean(0), spd(4, 5), torch.ones(4, dtype=F64), spd(4, 6)
+
+    def at(e: float, y: Tensor) -> float:
+        off = torch.outer(y - mean, y - mean)
+        return distance(mean + e * (y - mean), (1 - e) * cov + e * (1 - e) * off, mean_2, cov_2)
+
+    slopes = torch.tensor([(at(1e-5, y) - at(-1e-5, y)) / 2e-5 for y in x], dtype=F64)
+    torch.testing.assert_close(influences(x, mean, cov, mean_2, cov_2), slopes - slopes.mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_extrapolation_leaves_the_variance_of_a_mean_alone_and_halves_that_of_a_null() -> None:
+    """A mean has no second order; of a squared mean the influences say 4 |m|^2 v / N, twice the variance where m is noise alone."""
+    x, none = 3 + torch.randn(4000, 1, generator=rng(3), dtype=F64), torch.empty(0, 1, dtype=F64)
+
+    def linear(real: Tensor, fake: Tensor) -> Statistic:
+        return Statistic(float(fake.mean()), (fake - fake.mean()).flatten(), real.flatten())
+
+    def square(real: Tensor, fake: Tensor) -> Statistic:
+        return Statistic(float(fake.mean(0).square().sum()), 2 * (fake - fake.mean(0)) @ fake.mean(0), real.flatten())
+
+    assert extrapolate(linear(none, x), linear, none, x)[1] == pytest.approx(spread(x), rel=0.02)
+    found = [extrapolate(square(none, z), square, none, z) for z in (torch.randn(200, 50, generator=rng(9 + s), dtype=F64) for s in range(40))]
+    truth = 2 * 50 / 200**2                                                             # Var of chi squared with 50 degrees / N
+    assert sum(one[1] for one in found) / 40 == pytest.approx(truth, rel=0.2)
+    assert abs(sum(one[0] for one in found) / 40) < 4 * (2 * truth / 40) ** 0.5
 
 
 class Same(nn.Module):
@@ -104,6 +136,15 @@ def test_extrapolation_takes_the_bias_away() -> None:
     assert sum(one.unbiased.low > 0 for one in found) <= 2                              # of 12 intervals of 95 %
     assert [point.num for point in found[0].curve] == [2000, 1000, 500]
     assert intercept([1, 2, 4], [point.value for point in found[0].curve]) == pytest.approx(found[0].unbiased.value)
+
+
+def test_the_unbiased_distance_has_the_extrapolated_variance() -> None:
+    """Between sets of one distribution that is half of what the influences say."""
+    real, fake = torch.randn(1000, 16, generator=rng(1)), torch.randn(1000, 16, generator=rng(2))
+    found, whole = frechet_unbiased(real, fake)[0], frechet_statistic(real, fake)
+    variance = extrapolate(whole, frechet_statistic, real, fake)[1]
+    assert found.variance == pytest.approx(variance)
+    assert variance == pytest.approx((spread(whole.fake) + spread(whole.real)) / 2, rel=0.25)
 
 
 def test_moments_equal_mean_and_covariance() -> None:
@@ -171,6 +212,17 @@ def test_wrong_features_are_refused(features: Tensor, code: str) -> None:
 def test_sets_of_different_extractors_are_refused() -> None:
     with pytest.raises(UsageError, match="one extractor"), warnings.catch_warnings():
         frechet_distance(torch.zeros(9, 3), torch.zeros(9, 4))
+
+
+@pytest.mark.parametrize("statistic", [frechet_statistic, kernel_statistic])
+def test_the_influence_of_a_pair_is_what_leaving_it_out_changes(statistic: Callable[..., Statistic]) -> None:
+    x = torch.randn(200, 3, generator=rng(1), dtype=F64)
+    y = 0.7 * x + 0.3 + 0.4 * torch.randn(200, 3, generator=rng(2), dtype=F64)
+    found = statistic(x, y, paired=True)
+    rest = [torch.arange(200) != j for j in range(200)]
+    left = torch.tensor([statistic(x[keep], y[keep], paired=True).value for keep in rest], dtype=F64)
+    torch.testing.assert_close(found.fake, 199 * (left.mean() - left), rtol=0.1, atol=0.05 * float(found.fake.std()))
+    assert len(found.real) == 0
 
 
 def test_pairs_of_one_image_have_a_distance_without_bias() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
-from inkwash.evaluate.metrics.clipscore import clip_score
+from inkwash.evaluate.metrics.clipscore import clip_score, clip_statistic
 from inkwash.evaluate.metrics.cmmd import cmmd
 from inkwash.evaluate.metrics.interval import spread
 from inkwash.evaluate.metrics.kernel import kernel_distance, kernel_distance_subsets, kernel_statistic
@@ -39,6 +39,29 @@ def test_kernel_influence_is_what_leaving_out_a_sample_changes() -> None:
     left = torch.tensor([kernel_statistic(x, y[torch.arange(50) != j]).value for j in range(50)], dtype=torch.float64)
     jackknife = 49 / 50 * float((left - left.mean()).square().sum())
     assert spread(found.fake) == pytest.approx(jackknife, rel=0.1)
+
+
+def test_surplus_is_the_variance_between_sets_of_one_distribution() -> None:
+    """There the influences vanish, and all scatter is of second order; paired sets hold a sample and its noisy copy."""
+    for paired in (False, True):
+        values, surplus = [], []
+        for seed in range(300):
+            x = draw(40, 12, 2 * seed)
+            y = draw(30, 12, 2 * seed + 1) if not paired else torch.where(draw(40, 1, seed + 10**6) > 0, x, x.flip(1))
+            found = kernel_statistic(x, y, paired=paired)
+            values.append(found.value)
+            surplus.append(found.surplus)
+        ratio = sum(surplus) / 300 / float(torch.tensor(values, dtype=torch.float64).var())
+        assert 0.75 < ratio < 1.33, (paired, ratio)
+
+
+def test_clip_influence_is_what_leaving_out_a_pair_changes() -> None:
+    image, text = unit(draw(60, 8, 1).double() + 1), unit(draw(60, 8, 2).double())
+    text[:30] = image[:30]
+    found = clip_statistic(image, text)
+    rest = [torch.arange(60) != j for j in range(60)]
+    left = torch.tensor([clip_statistic(image[keep], text[keep]).value for keep in rest], dtype=torch.float64)
+    torch.testing.assert_close(found.fake, 59 * (left.mean() - left), rtol=0.1, atol=0.05 * float(found.fake.std()))
 
 
 class Same(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor
 from inkwash.errors import UsageError
 from inkwash.evaluate.metrics.compare import compare_statistics
 from inkwash.evaluate.metrics.extrapolate import cut
-from inkwash.evaluate.metrics.interval import mean_interval
-from inkwash.evaluate.metrics.memorization import memorization, nearest
+from inkwash.evaluate.metrics.interval import mean_interval, proportion
+from inkwash.evaluate.metrics.memorization import difference, memorization, nearest
 from inkwash.evaluate.metrics.neighbours import held, in_parts, neighbour_statistics, precision_recall_density_coverage, radii
 
 CENTRES = 3 * torch.eye(8)
@@ -102,6 +102,12 @@ def test_too_few_samples_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         precision_recall_density_coverage(modes(11, 1), modes(12, 2), k=5)
     assert caught.value.code == "bad_neighbours"
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    """56 of 70 less 48 of 80 (Newcombe 1998, table II, method 10)."""
+    found = difference(proportion(56, 70), proportion(48, 80))
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
 def test_planted_copies_are_found_and_fresh_images_are_not() -> None:

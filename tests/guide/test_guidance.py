@@ -212,6 +212,7 @@ def test_g12_negative_takes_the_place_of_null() -> None:
     assert torch.equal(fixed(c, u, CFG(5.0, against="negative"), negative=n), fixed(c, n, CFG(5.0)))
     assert not torch.equal(fixed(c, u, CFG(5.0, against="negative"), negative=n), fixed(c, u, CFG(5.0), negative=n))
     assert torch.equal(fixed(c, u, CFG(1.0, against="negative"), negative=n), c)
+    assert CFG.from_extra(6.5, against="negative") == CFG(7.5, against="negative")
 
 
 @pytest.mark.parametrize("text", [
@@ -336,6 +337,7 @@ def test_autoguidance_is_exact_on_gaussians() -> None:
     expected = (x + level.sigma[:, None] ** 2 * score) / level.alpha[:, None]
     torch.testing.assert_close(x0, expected, rtol=1e-9, atol=1e-9)
     assert calls.tolist() == [2] * 17
+    assert AutoGuidance(3.0, weak="small", against="null").branches(0.0) == (Branch("main", "cond", 3.0), Branch("small", "null", -2.0))
 
 
 def flow(mixture: Mixture, scale: float, count: int = 4000, steps: int = 400) -> Tensor:

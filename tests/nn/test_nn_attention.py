@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inkwash.errors import UsageError
 from inkwash.nn.attention import Attention, attend, attention_weights, check_form
-from inkwash.nn.embed import NoiseEmbedding, grid_positions, sinusoidal
+from inkwash.nn.embed import GlobalEmbedding, NoiseEmbedding, grid_positions, sinusoidal
 from inkwash.nn.layers import Up, channel_norm, modulate
 
 
@@ -117,6 +117,23 @@ def test_noise_embedding_tells_all_levels_apart() -> None:
     assert embedding.dtype == torch.bfloat16
     near = NoiseEmbedding(32)(torch.tensor([500.0, 500.0 + 1e-3]))
     assert (near[0] - near[1]).norm() < 1e-3                                            # smooth in the level
+
+
+def test_sinusoids_are_geometric_from_one_to_the_longest_period() -> None:
+    """w_i = P^(-i / (width / 2)), cosines first: what a stored network has learned to read."""
+    angle = 7.0 * torch.tensor([1.0, 0.1, 0.01, 0.001])
+    torch.testing.assert_close(sinusoidal(torch.tensor([7.0]), 8), torch.cat([angle.cos(), angle.sin()])[None], rtol=1e-5, atol=1e-6)
+    of_column = grid_positions(2, 2, 16).view(2, 2, 16)                                 # the first half, as in the published DiT
+    assert torch.equal(of_column[0, :, :8], of_column[1, :, :8])
+    assert torch.equal(of_column[:, 0, 8:], of_column[:, 1, 8:])
+
+
+def test_a_guidance_scale_is_embedded_as_ten_times_itself() -> None:
+    """What a stored student was told: 1..8 spread over the range in which noise is told apart."""
+    embed, noise, w = GlobalEmbedding(16, guidance=True), torch.tensor([3.0, 700.0]), torch.tensor([1.0, 7.5])
+    assert torch.equal(embed(noise, {"guidance": w}), embed(noise, {"guidance": 2 * w})), "it starts as nothing"
+    torch.nn.init.normal_(embed.guidance.out.weight)
+    torch.testing.assert_close(embed(noise, {"guidance": w}), embed.noise(noise) + embed.guidance(torch.tensor([10.0, 75.0])))
 
 
 def test_grid_positions_are_unique_and_consistent_across_sizes() -> None:

@@ -53,6 +53,20 @@ def test_n2_dit_blocks_are_the_identity_at_init() -> None:
         assert torch.equal(block(h, torch.randn(2, 32), tokens, None), h)
 
 
+def test_n2_a_dit_block_is_its_formula() -> None:
+    """h = x + g1 attention(norm(x) (1 + a1) + b1), then + cross(norm(h)), then + g2 mlp(norm(h) (1 + a2) + b2)."""
+    block = build(DIT).blocks[0].double().eval()
+    x, embedding, tokens = (torch.randn(2, *shape, dtype=torch.float64) for shape in ((9, 32), (32,), (7, 16)))
+    a_1, b_1, g_1, a_2, b_2, g_2 = (part[:, None] for part in block.modulation(embedding).chunk(6, dim=1))
+
+    def norm(h: torch.Tensor) -> torch.Tensor:
+        return (h - h.mean(-1, keepdim=True)) / (h.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+
+    h = x + g_1 * block.attention(norm(x) * (1 + a_1) + b_1)
+    h = h + block.cross(norm(h), tokens, None)
+    torch.testing.assert_close(block(x, embedding, tokens, None), h + g_2 * block.mlp(norm(h) * (1 + a_2) + b_2), rtol=1e-9, atol=1e-9)
+
+
 def test_n2_dit_tells_positions_apart() -> None:
     """Without positions attention would commute with any shuffle of the patches."""
     net = build(DIT).eval()

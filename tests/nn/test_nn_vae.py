@@ -65,6 +65,14 @@ def test_forward_samples_the_latent() -> None:
         assert not torch.equal(image, net.decode(mean))
 
 
+def test_the_deviation_of_a_latent_stays_in_its_range() -> None:
+    net = build(VAE).eval()
+    with torch.no_grad():
+        for bias, expected in ((1e3, 10.0), (-1e3, -20.0)):
+            net.moments.bias[VAE.latent_channels:] = bias
+            assert bool((net.encode(torch.rand(1, 3, 32, 32))[1] == expected).all())
+
+
 @pytest.mark.parametrize("size", [(20, 64), (64, 20), (57, 71)])
 def test_tiles_equal_the_whole_once_the_overlap_exceeds_the_reach(size: tuple[int, int]) -> None:
     """This decoder reaches 6.75 latents far, a quarter of 28 is 7."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,6 +148,14 @@ def test_noise_has_its_distribution() -> None:
     from scipy import stats
     assert stats.kstest(noise.normal((200_000,), 5, 0, 0, "test").double().numpy(), "norm").pvalue > 1e-3
     assert stats.kstest(noise.uniform((200_000,), 5, 0, 0, "test").numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("byte", [b"\x00", b"\xff"])
+def test_uniform_numbers_never_reach_the_ends(byte: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the smallest and the largest word; at 0 the normal numbers would be infinite."""
+    monkeypatch.setattr(noise.hashlib, "shake_128", lambda key: SimpleNamespace(digest=lambda count: byte * count))
+    assert 0 < float(noise.uniform((), 1, 2, 3, "step")) < 1
+    assert math.isfinite(float(noise.normal((), 1, 2, 3, "step")))
 
 
 def test_noise_never_changes() -> None:

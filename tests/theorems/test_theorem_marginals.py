@@ -71,9 +71,11 @@ def test_s1_ddpm_with_the_exact_score_samples_the_data(variance: str) -> None:
 
 
 def test_s1_the_mean_only_chain_does_not() -> None:
+    """Without fresh noise nothing carries a sample away from the middle: all end in the one mode that is nearest to it, and narrower than that."""
     plan = DDPM("none").plan(path_of(Linear(), Trailing(), 300))
-    with pytest.raises(AssertionError):
-        check_distribution(solve(plan, prior(plan, (2000, 1), 1, 0).double(), MODES), plan.end)
+    x = solve(plan, prior(plan, (2000, 1), 1, 0).double(), MODES)
+    assert set((x - MODES.means.flatten()).abs().argmin(1).tolist()) == {1}
+    assert float(x.var()) < 0.3 * float(MODES.variances[1])
 
 
 @pytest.mark.parametrize("claim", ["moments", "marginals"])

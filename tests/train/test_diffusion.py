@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,17 +14,20 @@ from torch import Tensor, nn
 
 from inkwash.cond import Cond
 from inkwash.core.prediction import V
-from inkwash.core.schedule import Cosine
+from inkwash.core.schedule import Cosine, Straight
+from inkwash.data.heldout import hold_out
+from inkwash.data.source import open_source
 from inkwash.denoiser import Denoiser
 from inkwash.errors import CheckpointError
 from inkwash.pipeline import Pipeline
 from inkwash.recipes.preview import preview
 from inkwash.train.config import validate
-from inkwash.train.diffusion import Histogram
+from inkwash.train.diffusion import DenoiserTask, Histogram
 from inkwash.train.features import read_codec
 from inkwash.train.levels import StratifiedLevels
 from inkwash.train.log import read_log
 from inkwash.train.run import train
+from inkwash.train.setting import Setting
 from inkwash.train.task import Draw
 
 TEXT = ("UNetConfig(in_channels=3, out_channels=3, widths=(8,), attention=(False,), cross=(True,), mid_attention=False, text_dim=16, "
@@ -69,6 +73,71 @@ def test_t5_a_trained_net_reaches_the_optimum_on_gaussian_data() -> None:
     level = schedule(t)
     optimum = (std**2 / (level.alpha**2 * std**2 + level.sigma**2)).mean()              # Var(v | x) = std^2 / Var(x)
     assert float(found) == pytest.approx(float(optimum), rel=0.02)
+
+
+def denoiser_task(data: Path, tmp_path: Path, **changes: Any) -> DenoiserTask:
+    setting = Setting(open_source([data]), None, tmp_path / "cache", tmp_path, torch.device("cpu"))
+    return DenoiserTask(toy(**changes), setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("process", "text", "levels"), [("Cosine()", "MinSNRWeight()", "uniform"), ("Straight()", "MinSNRWeight()", "stratified"),
+                                                         ("Cosine()", "SimpleWeight()", "uniform")])
+def test_t5_f12_the_loss_of_a_run_is_its_formula(process: str, text: str, levels: str, data: Path, tmp_path: Path) -> None:
+    """A new network says 0, so the loss is w |v|^2 with v = alpha eps - sigma x0 / sd, on the levels of data of deviation sd."""
+    task = denoiser_task(data, tmp_path, process=process, weighting=text, sigma_data=0.5, levels=levels)
+    try:
+        batch, draw = task.batch(0), Draw(3, 7, 16, first=4, count=4)
+        (loss,) = task.losses(batch, draw)
+    finally:
+        task.close()
+    t, eps = 1 - draw.uniform((), "level"), draw.normal((3, 8, 8), "noise").double()
+    t = t if levels == "uniform" else (torch.arange(4, 8) + t) / 16                      # the samples stand at 4..7 of a batch of 16
+    lam = (Cosine() if process == "Cosine()" else Straight()).lam(t) + math.log(0.5)
+    alpha, sigma = torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()        # v is the same number in every gauge
+    v = alpha[:, None, None, None] * eps - sigma[:, None, None, None] * batch.x0.double() / 0.5
+    weight = torch.exp(2 * lam).clamp(max=5) * sigma**2 if text == "MinSNRWeight()" else torch.ones(4)
+    torch.testing.assert_close(loss.logs["mse"].double(), v.square().flatten(1).mean(1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss.value.double(), weight * v.square().flatten(1).mean(1), rtol=1e-5, atol=0)
+
+
+def test_g2_a_run_drops_conditions_at_its_rate_whatever_the_level(data: Path, tmp_path: Path) -> None:
+    task = denoiser_task(data, tmp_path, network=TEXT, text_network=ENCODER, vocab=300, drop=0.2, levels="uniform", batch=24)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def error(x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        seen.append((t, cond["mask"].sum(1) == 1))                                       # no condition is one token, a caption several
+        return torch.zeros(len(t)), torch.ones(len(t))
+
+    task.error = error  # type: ignore[method-assign]
+    try:
+        batch = task.batch(0)
+        for step in range(60):
+            next(task.losses(batch, Draw(0, step, 24)))
+    finally:
+        task.close()
+    t, dropped = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert abs(float(dropped.double().mean()) - 0.2) < 3 * (0.2 * 0.8 / len(t)) ** 0.5
+    off = float(t[dropped].mean() - t[~dropped].mean())
+    assert abs(off) < 4 * (1 / 12 * (1 / int(dropped.sum()) + 1 / int((~dropped).sum()))) ** 0.5
+
+
+def test_t12_validation_is_at_the_middles_of_ten_parts(data: Path, tmp_path: Path) -> None:
+    source = open_source([data])
+    task = DenoiserTask(toy(), Setting(*hold_out(source, 2), tmp_path / "cache", tmp_path, torch.device("cpu")))  # type: ignore[arg-type]
+    asked: list[Tensor] = []
+
+    def error(x0: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        asked.append(t)
+        return t.float(), torch.full_like(t, 7.0)                                        # the weight is no part of it
+
+    task.error = error  # type: ignore[method-assign]
+    try:
+        found = task.validate()
+    finally:
+        task.close()
+    assert [t.unique().tolist() for t in asked] == [[pytest.approx(0.1 * k + 0.05)] for k in range(10)]
+    assert found["loss"] == pytest.approx(0.5)
+    assert [found[f"t{k}"] for k in range(10)] == pytest.approx([0.1 * k + 0.05 for k in range(10)])
 
 
 def test_t12_the_histogram_keeps_levels_apart() -> None:
@@ -166,9 +235,6 @@ def test_the_whole_chain_of_parts(data: Path, tmp_path: Path) -> None:
 
 
 def test_l3_stored_statistics_give_unit_variance(data: Path, tmp_path: Path) -> None:
-    from inkwash.data.source import open_source
-    from inkwash.train.features import read_codec
-
     vae = "AutoencoderConfig(latent_channels=2, widths=(8,), encoder_blocks=(1,), decoder_blocks=(1,), patch=2)"
     train(validate({"task": "autoencoder", "network": vae, "steps": 8, "batch": 8, "precision": "float32", "data": {"size": 16, "validation": 2},
                     "export_dtype": "float32"}, "vae"), [data], tmp_path / "vae", quiet=True)

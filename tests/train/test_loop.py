@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from torch import nn
 from inkwash.condition import Conditioner
 from inkwash.data.heldout import hold_out
 from inkwash.errors import DivergedError
-from inkwash.train.config import OptimizerConfig
+from inkwash.train.config import OptimizerConfig, RunConfig
 from inkwash.train.diffusion import DenoiserTask
+from inkwash.train.distributed import Group
 from inkwash.train.ema import Ema
 from inkwash.train.log import read_log
 from inkwash.train.optim import Optimizers, lr_factor, split
 from inkwash.train.run import replay, train
-from inkwash.train.task import Draw
+from inkwash.train.task import Draw, Loss
+from inkwash.train.trainer import Trainer
 
 
 def test_ema_forgets_half_after_its_half_life_whatever_the_batch() -> None:
@@ -52,12 +55,13 @@ def test_ema_is_applied_only_inside_the_block() -> None:
     assert module.weight.item() == 1
 
 
-@pytest.mark.parametrize(("kind", "step", "expected"), [("constant", 1, 0.5), ("constant", 50, 1.0), ("cosine", 52, 0.55), ("cosine", 100, 0.1),
+@pytest.mark.parametrize(("kind", "step", "expected"), [("constant", 0, 0.25), ("constant", 1, 0.5), ("constant", 3, 1.0), ("constant", 50, 1.0),
+                                                        ("cosine", 4, 1.0), ("cosine", 52, 0.55), ("cosine", 100, 0.1), ("wsd", 0, 0.25),
                                                         ("wsd", 79, 1.0), ("wsd", 90, 0.55), ("wsd", 100, 0.1)])
 def test_learning_rate(kind: str, step: int, expected: float) -> None:
     settings = {"wsd": {"cooldown": 20, "final": 0.1}, "cosine": {"final": 0.1}, "constant": {}}[kind]
     config = OptimizerConfig(schedule=kind, warmup=4, **settings)  # type: ignore[arg-type]
-    assert lr_factor(config, step, 100) == pytest.approx(expected, abs=0.02 if kind == "cosine" else 1e-9)
+    assert lr_factor(config, step, 100) == pytest.approx(expected, abs=1e-12)
 
 
 def test_muon_takes_hidden_matrices_only() -> None:
@@ -82,6 +86,69 @@ def test_draws_depend_on_the_position_alone() -> None:
         assert torch.equal(part.uniform((), "level"), whole.uniform((), "level")[first : first + count])
     assert not torch.equal(whole.normal((2,), "noise"), Draw(7, 4, 8).normal((2,), "noise"))
     assert not torch.equal(whole.normal((2,), "noise"), whole.normal((2,), "other"))
+
+
+class Push(nn.Module):
+    """One weight w, pushed down by losses k w whose factor k grows a hundredfold a step; the task is a stub of `Task`."""
+
+    fingerprint = "push"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+
+    @property
+    def roles(self) -> dict[str, nn.Module]:
+        return {"one": self}
+
+    def batch(self, micro_step: int) -> int:
+        return micro_step
+
+    def keys(self, batch: int) -> list[str]:
+        return []
+
+    def losses(self, batch: int, draw: Draw) -> Iterator[Loss]:
+        yield Loss("one", self.w * 100.0**draw.step * torch.ones(8), {})
+
+
+def test_a_step_is_clipped_and_follows_the_rates_and_the_average_counts_samples() -> None:
+    """AdamW moves by its rate where every gradient is the same, which clipping to norm 1 makes of these."""
+    steps, task = 5, Push()
+    config = RunConfig(task="push", steps=steps, batch=8, precision="float32", ema_half_life=16, ema_ramp=0.5,
+                       optimizer=OptimizerConfig(lr=0.1, warmup=2, schedule="cosine", clip=1.0))
+    trainer, w, average = Trainer(task, config, Group(alone=True)), 0.0, 0.0  # type: ignore[arg-type]
+    for step in range(steps):
+        assert trainer.run_step()["grad_norm"] == pytest.approx(100.0**step)
+        w -= 0.1 * lr_factor(config.optimizer, step, steps)
+        average += (w - average) * (1 - 0.5 ** (8 / min(16, 0.5 * 8 * (step + 1))))
+        assert task.w.item() == pytest.approx(w, rel=1e-5)
+        assert trainer.emas["one"].tensors["w"].item() == pytest.approx(average, rel=1e-5)
+    with trainer.averaged():
+        assert (task.training, task.w.item()) == (False, pytest.approx(average, rel=1e-5))
+    assert (task.training, task.w.item()) == (True, pytest.approx(w, rel=1e-5))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_rate_of_its_own_scales_the_move_of_the_parameters_that_it_names(kind: str) -> None:
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"text": nn.Linear(3, 3), "body": nn.Linear(3, 3)})
+    module["text"].load_state_dict(module["body"].state_dict())
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    optimizers = Optimizers(module, OptimizerConfig(kind=kind, lr=0.1, muon_lr=0.1, scale={"^text": 0.25}))  # type: ignore[arg-type]
+    x = torch.randn(5, 3)
+    sum(layer(x).square().sum() for layer in module.values()).backward()  # type: ignore[union-attr]
+    optimizers.step(0.5)
+    moved = {name: parameter.detach() - before[name] for name, parameter in module.named_parameters()}
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(moved[f"text.{name}"], 0.25 * moved[f"body.{name}"], rtol=1e-4, atol=1e-7)
+    assert moved["body.bias"].abs().mean().item() == pytest.approx(0.05, rel=1e-4)                             # AdamW's first move is its rate
+
+
+def test_adamw_has_the_settings_of_its_config() -> None:
+    config = OptimizerConfig(lr=0.3, betas=(0.5, 0.75), eps=0.125, weight_decay=0.25)
+    ((_, optimizer, lr),) = Optimizers(nn.Linear(2, 2), config).parts
+    group = optimizer.param_groups[0]
+    assert (lr, group["betas"], group["eps"], group["weight_decay"]) == (0.3, (0.5, 0.75), 0.125, 0.25)
 
 
 def test_accumulation_changes_nothing_but_rounding(data: Path, tmp_path: Path) -> None:

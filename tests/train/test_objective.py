@@ -33,9 +33,17 @@ def test_levels_follow_their_distribution(levels: Levels) -> None:
     assert stats.kstest(torch.logit(t).numpy() if isinstance(levels, LogitNormalLevels) else t.numpy(), exact).pvalue > 1e-3
 
 
-def test_stratified_levels_put_one_sample_into_each_part() -> None:
-    t = StratifiedLevels().times(torch.rand(64, dtype=torch.float64), torch.arange(64), 64)
-    assert sorted((t * 64).ceil().long().tolist()) == list(range(1, 65))
+def test_uniform_levels_begin_where_they_are_told() -> None:
+    u = torch.tensor([0.0, 0.25, 1 - 2**-53], dtype=torch.float64)
+    assert UniformLevels(0.4).times(u, torch.arange(3), 3).tolist() == pytest.approx([1.0, 0.85, 0.4])
+
+
+@pytest.mark.parametrize("levels", [StratifiedLevels(), LogitNormalLevels(0.5, 0.8)], ids=repr)
+def test_stratified_levels_put_one_sample_into_each_part(levels: Levels) -> None:
+    u = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    t = levels.times(u, torch.arange(64), 64)
+    share = t if isinstance(levels, StratifiedLevels) else torch.from_numpy(stats.norm(0.5, 0.8).cdf(torch.logit(t).numpy()))
+    assert sorted((share * 64).ceil().long().tolist()) == list(range(1, 65))
 
 
 @pytest.mark.parametrize("name", sorted(registry(Levels)))
