@@ -14,7 +14,18 @@ import torch
 from inkwash.condition import Null, NullConfig
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.find import find_model, read_info
-from inkwash.io.folder import explicit, load_info, load_part, load_tokenizer, model_hash, part_config, register_networks, save_info, save_part
+from inkwash.io.folder import (
+    explicit,
+    load_info,
+    load_part,
+    load_tokenizer,
+    model_hash,
+    part_config,
+    part_hash,
+    register_networks,
+    save_info,
+    save_part,
+)
 from inkwash.io.info import ModelInfo, Sizes, build_info, info_text
 from inkwash.io.tensors import read_manifest
 from inkwash.nn.config import NetworkConfig
@@ -157,11 +168,22 @@ def test_a_model_that_lost_its_null_condition_is_refused(copy: Path) -> None:
     assert "conditioner" in caught.value.message
 
 
-@pytest.mark.parametrize("files", [{"inkwash.json": 3}, {"inkwash.json": None}, {"inkwash.json": {"tensors": []}}])
+@pytest.mark.parametrize("files", [{"inkwash.json": 3}, {"inkwash.json": None}, {"inkwash.json": {"tensors": []}},
+                                   {"inkwash.json": {"tensors": {"w": "shape"}}}, {"inkwash.json": {"tensors": {"w": None}}}])
 def test_a_manifest_whose_entries_are_no_objects_is_damaged(copy: Path, files: dict[str, object]) -> None:
     (copy / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
     with pytest.raises(CheckpointError, match="wrong type"):
         load_info(copy)
+
+
+def test_a_manifest_that_lost_the_tensors_of_a_part_vouches_for_none(copy: Path) -> None:
+    raw = json.loads((copy / "manifest.json").read_text("utf-8"))
+    del raw["files"]["unet/diffusion_pytorch_model.safetensors"]["tensors"]
+    (copy / "manifest.json").write_text(json.dumps(raw), "utf-8")
+    assert part_hash(copy, "unet")
+    with pytest.raises(CheckpointError, match="not expected") as caught:
+        load_part(copy, "unet")
+    assert caught.value.code == "ckpt_corrupt"
 
 
 def test_the_marks_of_a_tokenizer_are_checked(tmp_path: Path) -> None:

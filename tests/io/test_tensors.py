@@ -104,6 +104,21 @@ def test_duplicate_names_and_huge_headers(tmp_path: Path) -> None:
     refused(crafted(tmp_path / "large.safetensors", "{" + " " * tensors.MAX_HEADER_BYTES + "}"), "ckpt_corrupt", "header of")
 
 
+@pytest.mark.parametrize("header", ["5       ", "null    ", "[]      ", '"abc"   '])
+def test_a_header_that_is_no_object_is_refused(tmp_path: Path, header: str) -> None:
+    refused(crafted(tmp_path / "odd.safetensors", header), "ckpt_corrupt", "not a JSON object")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_numbers_of_8_bits_are_read_and_checked(tmp_path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(3).to(dtype)}, tmp_path / "small.safetensors")
+    assert torch.equal(load_tensors(tmp_path / "small.safetensors")["w"].float(), torch.ones(3))
+    save_file({"w": torch.full((3,), float("nan")).to(dtype)}, tmp_path / "nan.safetensors")
+    refused(tmp_path / "nan.safetensors", "not_finite", "tensor w")
+
+
 class Bomb:
     def __reduce__(self):  # type: ignore[no-untyped-def]
         return eval, ("open('exploded', 'w').close()",)

@@ -120,7 +120,7 @@ def part_hash(folder: Path, part: str) -> str:
     """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part."""
     if is_foreign(folder):
         return hashlib.sha256((folder / part / weights_name(part)).read_bytes()).hexdigest() if (folder / part).is_dir() else ""
-    tensors = [entry["tensors"] for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
+    tensors = [entry.get("tensors") for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
     return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest() if tensors else ""
 
 
