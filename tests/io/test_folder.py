@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from inkwash.io.folder import (
     load_tokenizer,
     model_hash,
     part_config,
+    part_folder,
     part_hash,
     register_networks,
     save_info,
@@ -106,7 +110,7 @@ def test_info_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "part"), [({"mean": "x"}, "mean"), ({"steps": 3}, "steps"), ({"network": "mlp"}, "network"),
                                               ({"std": [0.0], "mean": [0.0]}, "std"), ({"channels": 2}, "2 latent channels"),
-                                              ({"sizes": {"least": 1.5}}, "least"),
+                                              ({"sizes": {"least": 1.5}}, "least"), ({"sigma_data": 10**400}, "too large"),
                                               ({"vocabulary": {"a": "b"}}, "vocabulary"), ({"channels": True}, "channels")])
 def test_info_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, change: dict[str, object], part: str) -> None:
     raw = json.loads(info_text(ModelInfo("x", "Cosine()", "V()", channels=1, mean=(0.0,), std=(1.0,))))
@@ -140,6 +144,16 @@ def test_models_are_found_by_folder_and_unknown_ones_list_the_known(tiny_model: 
         assert caught.value.exit_code == 4
     with pytest.raises(UsageError, match="the model is empty"):
         find_model("")
+
+
+@pytest.mark.parametrize("find", [find_model, lambda folder: part_folder(folder, "classifier")], ids=["model", "part"])
+def test_folders_that_may_not_be_entered_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[Path], Path]) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)           # root may enter any
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        find(tmp_path)
 
 
 def test_sizes_say_what_is_allowed() -> None:

@@ -34,7 +34,7 @@ from inkwash.io.foreign_info import is_foreign
 from inkwash.io.foreign_own import CODE, LOADER, own_index
 from inkwash.io.info import INFO, ModelInfo, info_text
 from inkwash.io.path import as_path
-from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, text_entry, write_manifest
+from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_file, read_manifest, save_tensors, text_entry, write_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.tokenizer import END, PAD, START, Tokenizer
 from inkwash.value import Value, parse
@@ -111,15 +111,21 @@ def part_folder(path: str | Path, part: str) -> Path:
     """
     found = as_path(path, f"the folder of a finished {part}")
     for folder in (found, found / "model"):
-        if (folder / part / "config.json").is_file():
-            return folder
+        try:
+            if (folder / part / "config.json").is_file():
+                return folder
+        except OSError as error:
+            raise CheckpointError("no_part", f'cannot look into "{folder}": {error.strerror}; give a folder that may be read') from None
     raise CheckpointError("no_part", f'"{path}" has no finished {part}; give the --out folder of a finished run, or a model folder')
 
 
 def part_hash(folder: Path, part: str) -> str:
-    """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part."""
+    """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part.
+
+    Raises CheckpointError: `ckpt_corrupt`, `ckpt_missing`.
+    """
     if is_foreign(folder):
-        return hashlib.sha256((folder / part / weights_name(part)).read_bytes()).hexdigest() if (folder / part).is_dir() else ""
+        return hashlib.sha256(read_file(folder / part / weights_name(part))).hexdigest() if (folder / part).is_dir() else ""
     tensors = [entry.get("tensors") for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
     return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest() if tensors else ""
 

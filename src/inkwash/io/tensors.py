@@ -127,7 +127,7 @@ def load_tensors(path: Path, entry: Entry | None = None) -> dict[str, Tensor]:
     Raises CheckpointError: `ckpt_missing`, `unsafe_format` (pickle or anything else under this name; nothing is executed),
     `ckpt_corrupt` naming the tensor, `not_finite`.
     """
-    data = _read(path)
+    data = read_file(path)
     if entry is None:
         entry = find_entry(path)
     if entry is not None and entry.get("bytes") != len(data):
@@ -144,7 +144,8 @@ def load_tensors(path: Path, entry: Entry | None = None) -> dict[str, Tensor]:
     return dict(sorted(tensors.items()))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a safetensors file. Raises CheckpointError: `ckpt_missing`, `unsafe_format`."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
