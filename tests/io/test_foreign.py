@@ -255,6 +255,15 @@ def test_a_foreign_file_with_other_shapes_is_refused(theirs: Path, tmp_path: Pat
     assert caught.value.code == "arch_mismatch"
 
 
+def test_a_config_of_boundless_size_takes_no_memory(theirs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(theirs, tmp_path / "model"))
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "cross_attention_dim": 10**13}), encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        Pipeline.from_pretrained(folder)
+    assert caught.value.code == "arch_mismatch"
+
+
 def test_old_names_of_attention_are_read() -> None:
     assert _name("encoder.mid_block.attentions.0.query.weight", "vae") == "encoder.mid_block.attentions.0.to_q.weight"
     assert _name("decoder.mid_block.attentions.0.proj_attn.bias", "vae") == "decoder.mid_block.attentions.0.to_out.0.bias"

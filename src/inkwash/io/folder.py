@@ -68,16 +68,18 @@ def save_part(folder: Path, name: str, module: nn.Module, config: NetworkConfig 
 
 
 def load_part(folder: Path, name: str) -> nn.Module:
-    """The module of one part, in float32 and eval mode, its tensors checked against the manifest.
+    """The module of one part, in float32 and eval mode whatever torch's default type is, its tensors checked against the manifest.
 
     Raises CheckpointError: `model_damaged`, `ckpt_corrupt` naming the tensor, `unsafe_format`, `arch_mismatch` with the first differences.
     """
     config = part_config(folder, name)
     path = folder / name / weights_name(name)
     tensors = foreign_tensors(path) if is_foreign(folder) else load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
-    module = config.build()
+    with torch.device("meta"):                             # no weights are drawn, and none of the size that a damaged config asks for
+        module = config.build()
     require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
-    module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
+    module.load_state_dict({key: item.to(torch.float32 if item.is_floating_point() else item.dtype, copy=True) for key, item in tensors.items()},
+                           assign=True)
     return module.eval()
 
 
