@@ -199,6 +199,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["folder", "nothing yet"])
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    link, real = tmp_path / "link", tmp_path / "disk" / "real"
+    if there:
+        real.mkdir()
+    link.symlink_to(real)
+    with durable.new_folder(link) as folder:
+        (folder / "one").write_text("1")
+    assert link.is_symlink()
+    assert (real / "one").read_text() == "1"
+    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "real", "link", "one"}
+
+
 def test_what_was_moved_away_by_a_killed_process_comes_back(tmp_path: Path) -> None:
     target = tmp_path / "check-point"
     with durable.new_folder(target) as folder:
