@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def test_no_way_to_cut_is_faster(seconds: dict[int, float]) -> None:
         ways = (way for length in range(1, pending + 1) for way in combinations_with_replacement(seconds, length) if sum(way) >= pending)
         best = min(sum(seconds[size] for size in way) for way in ways)
         assert sum(seconds[size] for size in sizes) == pytest.approx(best)
+
+
+def test_the_largest_batch_is_cut_in_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        assert cut(20_000, {2: 1.0}) == (2,) * 10_000
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_sizes_whose_rows_differ_are_not_certified(tiny_model: Path) -> None:

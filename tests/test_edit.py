@@ -177,6 +177,25 @@ def test_T30_broken_pictures_are_refused(data: bytes, code: str) -> None:
     assert "PNG, JPEG or WebP" in caught.value.line()
 
 
+def test_a_picture_of_pillow_that_cannot_be_decoded_is_refused() -> None:
+    closed = PIL.Image.new("RGB", (4, 4))
+    closed.close()
+    for source in (PIL.Image.open(io.BytesIO(_png(64, 64)[:50])), closed):
+        with pytest.raises(DataError) as caught:
+            Picture.of(source)
+        assert caught.value.code == "image_unreadable"
+
+
+def test_a_picture_without_an_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inkwash.picture.MAX_BYTES", 1 << 16)
+    reads = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or b"\0" * (1 << 17))     # what would never come back
+    with pytest.raises(DataError) as caught:
+        Picture.of("/dev/zero")
+    assert caught.value.code == "image_too_large"
+    assert not reads
+
+
 @pytest.mark.parametrize("source", ["nowhere.png", "\0", "."])
 def test_paths_without_a_picture_are_refused(source: str) -> None:
     with pytest.raises(InkwashError):

@@ -94,6 +94,46 @@ def test_an_autocast_of_the_caller_changes_no_bit(pipe: Pipeline) -> None:
     assert torch.equal(inside.pixels, alone.pixels)
 
 
+def test_the_self_test_tries_the_kernels_that_draw_whatever_autocast_the_caller_has(tiny_model: Path) -> None:
+    pipe = Pipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    seen = set()
+    pipe.denoiser.network.out.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert pipe.determinism == "exact"
+        pipe.call_seconds(pipe.codec.shape(32, 32), 4)
+    assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_a_default_type_of_the_caller_changes_no_bit(pipe: Pipeline, tiny_model: Path, dtype: torch.dtype) -> None:
+    [alone] = pipe.generate([ASK])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        [inside] = Pipeline.from_pretrained(tiny_model, dtype=pipe.dtype).generate([ASK])
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(inside.latent, alone.latent)
+    assert torch.equal(inside.pixels, alone.pixels)
+
+
+def test_a_default_device_of_the_caller_and_its_random_numbers_are_left_alone(pipe: Pipeline, tiny_model: Path) -> None:
+    [alone] = pipe.generate([ASK])
+    before = torch.get_rng_state()
+    with torch.device("meta"):                             # as an accelerator would be, and every machine has it
+        [inside] = Pipeline.from_pretrained(tiny_model, dtype=pipe.dtype).generate([ASK])
+        assert torch.empty(0).device.type == "meta"
+    assert torch.equal(inside.pixels, alone.pixels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_hash_is_of_the_model_that_was_loaded(tiny_model: Path, stranger_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    pipe = Pipeline.from_pretrained(folder)
+    Pipeline.from_pretrained(stranger_model).save_pretrained(folder)
+    assert pipe.hash == Pipeline.from_pretrained(tiny_model).hash != Pipeline.from_pretrained(folder).hash
+
+
 def test_a_decoder_that_leaves_the_finite_numbers_is_reported(tiny_model: Path) -> None:
     pipe = Pipeline.from_pretrained(tiny_model)
     with torch.no_grad():

@@ -19,8 +19,11 @@ def cut(pending: int, seconds: Mapping[int, float]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4096)
 def _cut(pending: int, seconds: tuple[tuple[int, float], ...]) -> tuple[int, ...]:
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]                       # of 0, 1, 2, .. rows: time, and the calls
+    best = [(0.0, 0)]                                                             # of 0, 1, 2, .. rows: time, and the last call
     for count in range(1, pending + 1):
-        ways = ((best[max(0, count - size)], size, taken) for size, taken in seconds)
-        best.append(min((before + taken, (*calls, size)) for (before, calls), size, taken in ways))
-    return tuple(sorted(best[pending][1], reverse=True))
+        best.append(min((best[max(0, count - size)][0] + taken, size) for size, taken in seconds))
+    calls = []
+    while pending > 0:
+        calls.append(best[pending][1])
+        pending -= calls[-1]
+    return tuple(sorted(calls, reverse=True))

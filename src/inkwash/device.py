@@ -6,6 +6,9 @@ denoiser; elsewhere on CPUs they would be slower. Everything outside the network
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from inkwash.errors import UsageError, shown
@@ -34,6 +37,16 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
         known = ", ".join(map(str, DTYPES))
         raise UsageError("bad_dtype", f"dtype must be one of {known}, got {str(dtype)[:40]!r} of type {type(dtype).__name__}")
     return dtype
+
+
+@contextmanager
+def on_host() -> Iterator[None]:
+    """Makes tensors on the host unless they say otherwise, whatever default device the caller has set."""
+    if torch.get_default_device().type == "cpu":           # every call of torch costs more inside such a context
+        yield
+        return
+    with torch.device("cpu"):
+        yield
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -6,8 +6,9 @@ A message says what is wrong and where, the limit or what was expected, and what
 
 from __future__ import annotations
 
+import copyreg
 from types import NoneType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class InkwashWarning(UserWarning):
@@ -23,6 +24,10 @@ class InkwashError(ValueError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that another process can raise it, with whatever a subclass adds."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def line(self, limit: int = 400) -> str:
         """The line for stderr, without line breaks, at most `limit` characters long."""

@@ -21,6 +21,7 @@ from inkwash.codec import to_uint8
 from inkwash.companion import class_of
 from inkwash.cond import Cond
 from inkwash.core.level import Clean, Level
+from inkwash.device import on_host
 from inkwash.edit import lay_over
 from inkwash.errors import UsageError
 from inkwash.guide import ClassifierGuidance, Guidance, effective, evaluate
@@ -38,8 +39,8 @@ Encode = Callable[[str | None], Cond]
 
 @contextmanager
 def undisturbed(pipe: Pipeline) -> Iterator[None]:
-    """Without gradients, and out of reach of an autocast of the caller, which would give other bits."""
-    with torch.inference_mode(), torch.autocast(pipe.device.type, enabled=False):
+    """Without gradients, and out of reach of the caller's default device and autocast, which would give other bits."""
+    with torch.inference_mode(), on_host(), torch.autocast(pipe.device.type, enabled=False):
         yield
 
 

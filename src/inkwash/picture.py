@@ -55,9 +55,15 @@ class Picture:
         if isinstance(source, PillowImage.Image):
             if not source.width or not source.height:
                 raise DataError("image_unreadable", f"a picture of {source.width}x{source.height} has no pixels; {FORMATS}")
-            upright = ImageOps.exif_transpose(source)
-            plain = {"F": "L", "La": "LA"}.get(upright.mode)                            # F of Pillow is 0..255 like L
-            return cls._plain(on_white(upright.convert(plain) if plain else upright))
+            try:
+                upright = ImageOps.exif_transpose(source)
+                plain = {"F": "L", "La": "LA"}.get(upright.mode)                        # F of Pillow is 0..255 like L
+                made = on_white(upright.convert(plain) if plain else upright)
+            except MemoryError:
+                raise
+            except Exception as error:                                                  # a file not yet decoded, damaged; or one that is closed
+                raise DataError("image_unreadable", f"the picture of Pillow cannot be read: {error or type(error).__name__}; {FORMATS}") from error
+            return cls._plain(made)
         item = Item("the picture", source, "", {}) if isinstance(source, bytes) else Item(str(source), _read(Path(source)), "", {})
         if len(item.image) > MAX_BYTES:
             raise DataError("image_too_large", f'"{item.key}" has {len(item.image)} bytes; {FORMATS}')
@@ -145,7 +151,8 @@ def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError("image_too_large", f'"{path}" has {path.stat().st_size} bytes; {FORMATS}')
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)                                             # a device has size 0 and no end
     except FileNotFoundError:
         raise DataError("file_not_found", f'there is no file "{path}"; {FORMATS}') from None
     except OSError as error:

@@ -31,7 +31,7 @@ from inkwash.core.prediction import Prediction
 from inkwash.core.schedule import Schedule
 from inkwash.core.spacing import Spacing
 from inkwash.denoiser import Denoiser
-from inkwash.device import check_dtype, compute_dtype, parse_device
+from inkwash.device import check_dtype, compute_dtype, on_host, parse_device
 from inkwash.edit import from_picture
 from inkwash.errors import CheckpointError, InkwashWarning, UsageError, expect
 from inkwash.guide import CFG, Distilled, Guidance, NoGuidance
@@ -81,7 +81,12 @@ class Pipeline:
         UsageError: `bad_path`, `bad_device`, `bad_dtype`.
         """
         parse_device(device), check_dtype(dtype)           # before what takes long
-        folder = find_model(model)
+        with on_host():
+            return cls._load(find_model(model), device, dtype, weak, classifier)
+
+    @classmethod
+    def _load(cls, folder: Path, device: str | torch.device, dtype: torch.dtype | None, weak: str | Path | None,
+              classifier: str | Path | None) -> Self:
         info = load_info(folder)
         denoiser = cls._denoiser(folder, info)
         codec: Codec = Pixels()
@@ -101,6 +106,7 @@ class Pipeline:
         pipe = cls(denoiser.eval(), codec, conditioner, info, folder, weak=other, classifier=judge).to(device, dtype)
         pipe.companions = {**({"weak": model_hash(find_model(weak))} if weak is not None else {}),
                            **({"classifier": part_hash(part_folder(classifier, "classifier"), "classifier")} if classifier is not None else {})}
+        pipe.__dict__["hash"] = model_hash(folder)         # of what was loaded, whatever becomes of the folder
         return pipe
 
     @staticmethod
@@ -172,7 +178,8 @@ class Pipeline:
         """ "exact" when a self-test finds the same bits for a row in every slot of a network call and beside other rows, else "tolerance"."""
         from inkwash.selftest import same_bits
 
-        return "exact" if same_bits(self) else "tolerance"
+        with undisturbed(self):
+            return "exact" if same_bits(self) else "tolerance"
 
     def call_seconds(self, shape: tuple[int, ...], most: int) -> Mapping[int, float]:
         """Seconds of one network call on x of `shape`, for each size up to `most` that gives a row the same bits as `micro_batch` rows do.
@@ -184,7 +191,8 @@ class Pipeline:
         key = (self.micro_batch, shape)
         tried, seconds = self._calls.get(key, (0, {}))
         if tried < most:
-            self._calls[key] = most, (seconds := certified(self, shape, most))
+            with undisturbed(self):
+                self._calls[key] = most, (seconds := certified(self, shape, most))
         return seconds
 
     @property

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,19 @@ import torch
 from inkwash.condition import Null, NullConfig
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.find import find_model, read_info
-from inkwash.io.folder import explicit, load_info, load_part, load_tokenizer, model_hash, part_config, register_networks, save_info, save_part
+from inkwash.io.folder import (
+    explicit,
+    load_info,
+    load_part,
+    load_tokenizer,
+    model_hash,
+    part_config,
+    part_folder,
+    part_hash,
+    register_networks,
+    save_info,
+    save_part,
+)
 from inkwash.io.info import ModelInfo, Sizes, build_info, info_text
 from inkwash.io.tensors import read_manifest
 from inkwash.nn.config import NetworkConfig
@@ -95,7 +110,7 @@ def test_info_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "part"), [({"mean": "x"}, "mean"), ({"steps": 3}, "steps"), ({"network": "mlp"}, "network"),
                                               ({"std": [0.0], "mean": [0.0]}, "std"), ({"channels": 2}, "2 latent channels"),
-                                              ({"sizes": {"least": 1.5}}, "least"),
+                                              ({"sizes": {"least": 1.5}}, "least"), ({"sigma_data": 10**400}, "too large"),
                                               ({"vocabulary": {"a": "b"}}, "vocabulary"), ({"channels": True}, "channels")])
 def test_info_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, change: dict[str, object], part: str) -> None:
     raw = json.loads(info_text(ModelInfo("x", "Cosine()", "V()", channels=1, mean=(0.0,), std=(1.0,))))
@@ -131,6 +146,16 @@ def test_models_are_found_by_folder_and_unknown_ones_list_the_known(tiny_model: 
         find_model("")
 
 
+@pytest.mark.parametrize("find", [find_model, lambda folder: part_folder(folder, "classifier")], ids=["model", "part"])
+def test_folders_that_may_not_be_entered_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[Path], Path]) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)           # root may enter any
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        find(tmp_path)
+
+
 def test_sizes_say_what_is_allowed() -> None:
     sizes = Sizes((128, 128), 64, 256, 16)
     assert sizes.check(64, 256) == (64, 256)
@@ -157,11 +182,22 @@ def test_a_model_that_lost_its_null_condition_is_refused(copy: Path) -> None:
     assert "conditioner" in caught.value.message
 
 
-@pytest.mark.parametrize("files", [{"inkwash.json": 3}, {"inkwash.json": None}, {"inkwash.json": {"tensors": []}}])
+@pytest.mark.parametrize("files", [{"inkwash.json": 3}, {"inkwash.json": None}, {"inkwash.json": {"tensors": []}},
+                                   {"inkwash.json": {"tensors": {"w": "shape"}}}, {"inkwash.json": {"tensors": {"w": None}}}])
 def test_a_manifest_whose_entries_are_no_objects_is_damaged(copy: Path, files: dict[str, object]) -> None:
     (copy / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
     with pytest.raises(CheckpointError, match="wrong type"):
         load_info(copy)
+
+
+def test_a_manifest_that_lost_the_tensors_of_a_part_vouches_for_none(copy: Path) -> None:
+    raw = json.loads((copy / "manifest.json").read_text("utf-8"))
+    del raw["files"]["unet/diffusion_pytorch_model.safetensors"]["tensors"]
+    (copy / "manifest.json").write_text(json.dumps(raw), "utf-8")
+    assert part_hash(copy, "unet")
+    with pytest.raises(CheckpointError, match="not expected") as caught:
+        load_part(copy, "unet")
+    assert caught.value.code == "ckpt_corrupt"
 
 
 def test_the_marks_of_a_tokenizer_are_checked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from inkwash.cli.main import run
 from inkwash.codec import Latent
+from inkwash.companion import require_same_space
 from inkwash.condition import NullConfig, TextConditioner
 from inkwash.core.coordinate import Coordinate
 from inkwash.core.prediction import V
@@ -209,7 +211,9 @@ def test_diffusers_builds_the_same_names_and_shapes(text: str) -> None:
     ({"class_embed_type": "timestep"}, "class_embed_type"), ({"conv_in_kernel": 5}, "conv_in_kernel"), ({"new_part": 7}, "new_part"),
     ({"down_block_types": ["SimpleCrossAttnDownBlock2D"] * 4}, "SimpleCrossAttnDownBlock2D"),
     ({"layers_per_block": [1, 2, 2, 2]}, "layers_per_block"),
-    ({"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel"), ({"cross_attention_dim": None}, "UNet2DConditionModel")])
+    ({"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel"), ({"cross_attention_dim": None}, "UNet2DConditionModel"),
+    ({"_class_name": None, "architectures": 5}, "nothing"), ({"norm_num_groups": 0}, "ZeroDivisionError"), ({"in_channels": math.inf}, "infinity"),
+    ({"norm_eps": 10**400}, "too large")], ids=lambda value: str(value)[:40])
 def test_what_is_not_understood_is_refused_by_name(change: dict[str, Any], word: str) -> None:
     raw = {**to_foreign(parse("sd1", NetworkConfig)), **change}  # type: ignore[type-abstract]
     with pytest.raises(CheckpointError, match=word) as caught:
@@ -223,8 +227,8 @@ def test_an_unknown_noise_process_is_refused(raw: dict[str, Any]) -> None:
         process_of(raw)
 
 
-@pytest.mark.parametrize("change", [{"block_out_channels": None}, {"sample_size": 1, "block_out_channels": [16] * 6}, {"sample_size": "large"}],
-                         ids=str)
+@pytest.mark.parametrize("change", [{"block_out_channels": None}, {"sample_size": 1, "block_out_channels": [16] * 6}, {"sample_size": "large"},
+                                    {"sample_size": math.inf}], ids=str)
 def test_a_config_that_cannot_be_read_is_damage(theirs: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     folder = Path(shutil.copytree(theirs, tmp_path / "model"))
     path = folder / "unet" / "config.json"
@@ -234,10 +238,27 @@ def test_a_config_that_cannot_be_read_is_damage(theirs: Path, tmp_path: Path, ch
     assert caught.value.code == "model_damaged"
 
 
+def test_a_part_without_its_weights_has_no_hash(theirs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(theirs, tmp_path / "model"))
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        require_same_space(folder, theirs)
+    assert caught.value.code == "ckpt_missing"
+
+
 def test_a_foreign_file_with_other_shapes_is_refused(theirs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(theirs, tmp_path / "model"))
     path = folder / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "cross_attention_dim": 24}), encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        Pipeline.from_pretrained(folder)
+    assert caught.value.code == "arch_mismatch"
+
+
+def test_a_config_of_boundless_size_takes_no_memory(theirs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(theirs, tmp_path / "model"))
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "cross_attention_dim": 10**13}), encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
         Pipeline.from_pretrained(folder)
     assert caught.value.code == "arch_mismatch"

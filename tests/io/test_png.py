@@ -101,6 +101,13 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path / "file" / "x.png", tmp_path / "file", Path("/proc/nowhere/x.png"), tmp_path / ("n" * 300)):
         with pytest.raises(UsageError, match="cannot write"):
             Names(str(wrong)).prepare()
+    with pytest.raises(UsageError, match="cannot write"):
+        Names(str(tmp_path / f"{'n' * 300}.png"))
+    names = Names(str(tmp_path / "gone"))
+    names.prepare()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="cannot write"):
+        names.save(b"1", 1)
     for wrong in ("a.jpg", "b.webp"):
         with pytest.raises(UsageError, match=r"\.png"):
             Names(wrong)

@@ -104,6 +104,21 @@ def test_duplicate_names_and_huge_headers(tmp_path: Path) -> None:
     refused(crafted(tmp_path / "large.safetensors", "{" + " " * tensors.MAX_HEADER_BYTES + "}"), "ckpt_corrupt", "header of")
 
 
+@pytest.mark.parametrize("header", ["5       ", "null    ", "[]      ", '"abc"   '])
+def test_a_header_that_is_no_object_is_refused(tmp_path: Path, header: str) -> None:
+    refused(crafted(tmp_path / "odd.safetensors", header), "ckpt_corrupt", "not a JSON object")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_numbers_of_8_bits_are_read_and_checked(tmp_path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(3).to(dtype)}, tmp_path / "small.safetensors")
+    assert torch.equal(load_tensors(tmp_path / "small.safetensors")["w"].float(), torch.ones(3))
+    save_file({"w": torch.full((3,), float("nan")).to(dtype)}, tmp_path / "nan.safetensors")
+    refused(tmp_path / "nan.safetensors", "not_finite", "tensor w")
+
+
 class Bomb:
     def __reduce__(self):  # type: ignore[no-untyped-def]
         return eval, ("open('exploded', 'w').close()",)
@@ -182,6 +197,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         fail()
     assert [path.name for path in target.iterdir()] == ["one"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["folder", "nothing yet"])
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    link, real = tmp_path / "link", tmp_path / "disk" / "real"
+    if there:
+        real.mkdir()
+    link.symlink_to(real)
+    with durable.new_folder(link) as folder:
+        (folder / "one").write_text("1")
+    assert link.is_symlink()
+    assert (real / "one").read_text() == "1"
+    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "real", "link", "one"}
 
 
 def test_what_was_moved_away_by_a_killed_process_comes_back(tmp_path: Path) -> None:

@@ -85,8 +85,10 @@ def write_text(path: Path, text: str, intact: str = "") -> None:
 def new_folder(path: Path, num_bytes: int = 0, intact: str = "") -> Iterator[Path]:
     """Gives a temporary neighbour of `path` to fill; at the end it becomes `path`, durably, replacing an older folder of that name.
 
-    `num_bytes` is what will be written, for the message of `disk_full`. When the block raises, nothing is left behind.
+    A link stays, and what it names is replaced. `num_bytes` is what will be written, for the message of `disk_full`. When the block raises, nothing
+    is left behind.
     """
+    path = path.resolve()
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     old = path.with_name(f"{OLD}{os.getpid()}-{path.name}")
     with space_for(path.parent, num_bytes, intact):

@@ -29,9 +29,12 @@ def find_model(name: str | Path) -> Path:
     embedded = MODELS / text
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) and (embedded / INFO).is_file():
         return embedded
-    if (path / INFO).is_file() or is_foreign(path):
-        return path
     known = ", ".join(known_models()) or "none"
+    try:
+        if (path / INFO).is_file() or is_foreign(path):
+            return path
+    except OSError as error:
+        raise CheckpointError("model_not_found", f'cannot look into "{path}": {error.strerror}; give a model folder or one of: {known}') from None
     if path.is_dir():
         raise CheckpointError("model_not_found", f'"{path}" is a folder without {INFO}; give a model folder or a known model: {known}')
     raise CheckpointError("model_not_found", f'no model "{text[:120]}"; known: {known}; or give the path of a model folder')
@@ -48,7 +51,7 @@ def read_info(folder: Path) -> ModelInfo:
             return foreign_info(folder)
         except CheckpointError:
             raise
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise CheckpointError("model_damaged", f'cannot read the configs of "{folder}": {type(error).__name__} {error}; restore them') from None
     try:
         raw = json.loads(path.read_text("utf-8"))
@@ -63,5 +66,5 @@ def read_info(folder: Path) -> ModelInfo:
                                                f"update inkwash (the folder was written by {raw.get('inkwash', 'a newer version')})")
     try:
         return build_info(raw)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError("model_damaged", f'"{path}": {error}; restore the file') from None

@@ -34,7 +34,7 @@ from inkwash.io.foreign_info import is_foreign
 from inkwash.io.foreign_own import CODE, LOADER, own_index
 from inkwash.io.info import INFO, ModelInfo, info_text
 from inkwash.io.path import as_path
-from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_manifest, save_tensors, text_entry, write_manifest
+from inkwash.io.tensors import MANIFEST, Entry, load_tensors, read_file, read_manifest, save_tensors, text_entry, write_manifest
 from inkwash.nn.config import NetworkConfig
 from inkwash.tokenizer import END, PAD, START, Tokenizer
 from inkwash.value import Value, parse
@@ -68,16 +68,18 @@ def save_part(folder: Path, name: str, module: nn.Module, config: NetworkConfig 
 
 
 def load_part(folder: Path, name: str) -> nn.Module:
-    """The module of one part, in float32 and eval mode, its tensors checked against the manifest.
+    """The module of one part, in float32 and eval mode whatever torch's default type is, its tensors checked against the manifest.
 
     Raises CheckpointError: `model_damaged`, `ckpt_corrupt` naming the tensor, `unsafe_format`, `arch_mismatch` with the first differences.
     """
     config = part_config(folder, name)
     path = folder / name / weights_name(name)
     tensors = foreign_tensors(path) if is_foreign(folder) else load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
-    module = config.build()
+    with torch.device("meta"):                             # no weights are drawn, and none of the size that a damaged config asks for
+        module = config.build()
     require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
-    module.load_state_dict({key: item.float() if item.is_floating_point() else item for key, item in tensors.items()})
+    module.load_state_dict({key: item.to(torch.float32 if item.is_floating_point() else item.dtype, copy=True) for key, item in tensors.items()},
+                           assign=True)
     return module.eval()
 
 
@@ -111,16 +113,22 @@ def part_folder(path: str | Path, part: str) -> Path:
     """
     found = as_path(path, f"the folder of a finished {part}")
     for folder in (found, found / "model"):
-        if (folder / part / "config.json").is_file():
-            return folder
+        try:
+            if (folder / part / "config.json").is_file():
+                return folder
+        except OSError as error:
+            raise CheckpointError("no_part", f'cannot look into "{folder}": {error.strerror}; give a folder that may be read') from None
     raise CheckpointError("no_part", f'"{path}" has no finished {part}; give the --out folder of a finished run, or a model folder')
 
 
 def part_hash(folder: Path, part: str) -> str:
-    """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part."""
+    """SHA-256 that stands for the tensors of one part, from the manifest; "" when the folder has no such part.
+
+    Raises CheckpointError: `ckpt_corrupt`, `ckpt_missing`.
+    """
     if is_foreign(folder):
-        return hashlib.sha256((folder / part / weights_name(part)).read_bytes()).hexdigest() if (folder / part).is_dir() else ""
-    tensors = [entry["tensors"] for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
+        return hashlib.sha256(read_file(folder / part / weights_name(part))).hexdigest() if (folder / part).is_dir() else ""
+    tensors = [entry.get("tensors") for name, entry in read_manifest(folder).items() if name == f"{part}/{weights_name(part)}"]
     return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest() if tensors else ""
 
 

@@ -60,7 +60,8 @@ HEADS_OF_CLASS = {"CLIPTextModelWithProjection": "CLIPTextModel"}
 
 def from_foreign(raw: Config) -> NetworkConfig:
     """The NetworkConfig of a foreign config.json. Raises CheckpointError `unsupported_model` naming the first key that does not fit."""
-    kind = str(raw.get("_class_name") or next(iter(raw.get("architectures") or ["nothing"])))
+    kinds = raw.get("architectures")
+    kind = str(raw.get("_class_name") or (kinds[0] if isinstance(kinds, list) and kinds else "nothing"))
     name = HEADS_OF_CLASS.get(kind, kind)
     if name not in _NEUTRAL:
         raise CheckpointError("unsupported_model", f"a {kind[:60]} cannot be opened; known: {', '.join(sorted(_NEUTRAL))}")
@@ -80,7 +81,7 @@ def from_foreign(raw: Config) -> NetworkConfig:
                 return _clip(raw, kind)
             case _:
                 return _unet(raw, name)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError("unsupported_model", f"the config of a {kind} cannot be read: {type(error).__name__} {error}; "

@@ -116,7 +116,11 @@ class Names:
         suffix = path.suffix.lower()
         if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"):
             raise UsageError("bad_output", f'-o "{out}": pictures are written as .png; give FILE.png or a folder')
-        self.file = path if suffix == ".png" and not path.is_dir() else None
+        try:
+            single = suffix == ".png" and not path.is_dir()
+        except OSError as error:
+            raise UsageError("output_not_writable", f'cannot write to "{path}": {error.strerror}; give another place by -o') from None
+        self.file = path if single else None
         self.folder = path.parent if self.file else path
 
     def prepare(self) -> None:
@@ -136,7 +140,10 @@ class Names:
             yield self.file
             yield from (self.file.with_name(f"{self.file.stem}-{number}.png") for number in count(2))
         else:
-            taken = [int(found[1]) for path in self.folder.iterdir() if (found := re.match(r"(\d{5,})-", path.name))]
+            try:
+                taken = [int(found[1]) for path in self.folder.iterdir() if (found := re.match(r"(\d{5,})-", path.name))]
+            except OSError as error:                       # the folder went away since
+                raise UsageError("output_not_writable", f'cannot write to "{self.folder}": {error.strerror}; give another place by -o') from None
             yield from (self.folder / f"{number:05}-{seed}.png" for number in count(max(taken, default=0) + 1))
 
     def save(self, data: bytes, seed: int) -> Path:

@@ -99,7 +99,8 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         raw = json.loads(path.read_text("utf-8"))
         version, files = raw["format"], raw["files"]
         entries = files.values() if isinstance(files, dict) else [None]
-        if not isinstance(version, int) or not all(isinstance(entry, dict) and isinstance(entry.get("tensors", {}), dict) for entry in entries):
+        tensors = [entry.get("tensors", {}) if isinstance(entry, dict) else None for entry in entries]
+        if not isinstance(version, int) or not all(isinstance(one, dict) and all(isinstance(said, dict) for said in one.values()) for one in tensors):
             raise TypeError("format or files has the wrong type")
     except FileNotFoundError:
         raise CheckpointError("ckpt_corrupt", f'"{folder}" has no {MANIFEST}; it is incomplete, use another checkpoint') from None
@@ -126,7 +127,7 @@ def load_tensors(path: Path, entry: Entry | None = None) -> dict[str, Tensor]:
     Raises CheckpointError: `ckpt_missing`, `unsafe_format` (pickle or anything else under this name; nothing is executed),
     `ckpt_corrupt` naming the tensor, `not_finite`.
     """
-    data = _read(path)
+    data = read_file(path)
     if entry is None:
         entry = find_entry(path)
     if entry is not None and entry.get("bytes") != len(data):
@@ -138,12 +139,13 @@ def load_tensors(path: Path, entry: Entry | None = None) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError("ckpt_corrupt", f'"{path}": {error}; use another checkpoint') from None
     if entry is not None:
-        _compare(path, tensors, entry["tensors"])
+        _compare(path, tensors, entry.get("tensors", {}))
     _require_finite(path, tensors)
     return dict(sorted(tensors.items()))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a safetensors file. Raises CheckpointError: `ckpt_missing`, `unsafe_format`."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -179,7 +181,9 @@ def _check_header(path: Path, data: bytes) -> None:
         raise CheckpointError("ckpt_corrupt", f'"{path}" has an unreadable header; it is not a safetensors file or is damaged') from None
     if twice:
         raise CheckpointError("ckpt_corrupt", f'"{path}" names "{twice[0][:80]}" twice; restore the file')
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+    if not isinstance(header, dict):
+        raise CheckpointError("ckpt_corrupt", f'"{path}" has a header that is not a JSON object; it is not a safetensors file or is damaged')
+    if len(header) > MAX_TENSORS:
         raise CheckpointError("ckpt_corrupt", f'"{path}" lists {len(header)} tensors, at most {MAX_TENSORS} are read; it is not a model of ours')
 
 
@@ -207,6 +211,10 @@ def differences(found: Mapping[str, Entry], expected: Mapping[str, Entry]) -> li
 
 
 def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    bad = [name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
+    bad = [name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and not _finite(tensor)]
     if bad:
         raise CheckpointError("not_finite", f'"{path}": tensor {bad[0]} has NaN or infinite values ({len(bad)} such tensors); use another checkpoint')
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())            # torch has no answer for some of 8 bits
