@@ -53,6 +53,30 @@ def test_a_part_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert not again.training
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class WavesConfig(NetworkConfig):
+    """Of a network with a table that is not stored."""
+
+    width: int = 4
+
+    def build(self) -> torch.nn.Module:
+        module = torch.nn.Linear(self.width, 1)
+        module.config = self
+        module.register_buffer("waves", torch.arange(self.width) / 2, persistent=False)
+        return module
+
+
+def test_a_table_that_a_network_computes_for_itself_is_there_after_loading(tmp_path: Path) -> None:
+    part = WavesConfig(3).build()
+    save_part(tmp_path, "denoiser", part)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    again = load_part(tmp_path, "denoiser")
+    assert again.waves.tolist() == [0.0, 0.5, 1.0]
+    assert torch.equal(again.weight, part.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_stored_config_spells_out_every_field_and_reads_back() -> None:
     register_networks()
     for name, cls in registry(NetworkConfig).items():

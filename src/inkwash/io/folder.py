@@ -77,7 +77,11 @@ def load_part(folder: Path, name: str) -> nn.Module:
     tensors = foreign_tensors(path) if is_foreign(folder) else load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
     with torch.device("meta"):                             # no weights are drawn, and none of the size that a damaged config asks for
         module = config.build()
-    require_match(path, {key: tuple(item.shape) for key, item in module.state_dict().items()}, tensors)
+    stored = module.state_dict()
+    require_match(path, {key: tuple(item.shape) for key, item in stored.items()}, tensors)
+    if any(name not in stored for name, _ in module.named_buffers()):                   # what it computes for itself is no weight
+        with torch.random.fork_rng(devices=[]):
+            module = config.build().float()
     module.load_state_dict({key: item.to(torch.float32 if item.is_floating_point() else item.dtype, copy=True) for key, item in tensors.items()},
                            assign=True)
     return module.eval()
