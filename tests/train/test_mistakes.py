@@ -88,7 +88,7 @@ def test_a_replay_of_other_settings_or_data_is_refused(data: Path, tmp_path: Pat
         plain = Trainer.run_step
 
         def bad(trainer: Trainer) -> dict[str, float]:
-            return plain(trainer) if trainer.step < 1 else trainer._skip(["a"], float("nan"), 1.0)
+            return plain(trainer) if trainer.step < 1 else trainer._skip(["a"], "denoiser", float("nan"), 1.0)
 
         patch.setattr(Trainer, "run_step", bad)
         with pytest.raises(DivergedError):
@@ -111,7 +111,7 @@ def test_a_skipped_last_step_is_still_reported(data: Path, tmp_path: Path, monke
     plain = Trainer.run_step
 
     def bad(trainer: Trainer) -> dict[str, float]:
-        return plain(trainer) if trainer.step < 2 else trainer._skip(["a"], float("nan"), 1.0)
+        return plain(trainer) if trainer.step < 2 else trainer._skip(["a"], "denoiser", float("nan"), 1.0)
 
     monkeypatch.setattr(Trainer, "run_step", bad)
     train(toy(steps=3, log_every=10, validate_every=10), [data], tmp_path / "run", quiet=True)

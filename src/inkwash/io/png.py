@@ -119,7 +119,7 @@ class Names:
         try:
             single = suffix == ".png" and not path.is_dir()
         except OSError as error:
-            raise UsageError("output_not_writable", f'cannot write to "{path}": {error.strerror}; give another place by -o') from None
+            raise UsageError("bad_path", f'cannot write to "{str(path)[:200]}": {error.strerror}; give another place by -o') from None
         self.file = path if single else None
         self.folder = path.parent if self.file else path
 
