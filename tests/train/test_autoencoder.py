@@ -115,6 +115,17 @@ def test_the_distance_teaches_the_second_picture_only() -> None:
     assert all(parameter.grad is None for parameter in distance.parameters())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_picture_is_at_no_distance_from_itself_in_training_either(name: str) -> None:
+    """Kernels of training must not see one side alone: they round differently."""
+    torch.manual_seed(5)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Perceptual(NETWORKS[name]())(x, x.clone().requires_grad_())
+    assert found.tolist() == [0.0, 0.0]
+    found.sum().backward()
+
+
 def test_a_distance_is_read_from_runs_of_both_kinds(tmp_path: Path) -> None:
     torch.manual_seed(4)
     save_part(tmp_path / "one" / "model", "extractor", NETWORKS["features"]())

@@ -1,6 +1,6 @@
 """PatchGAN: a network that says of every patch of a picture whether it looks real (Isola et al. 2016, arXiv 1611.07004, section 3.2).
 
-Convolutions of 4 x 4 and stride 2, then two that keep the resolution; each logit sees a patch of `reach` pixels a side and knows
+Convolutions of 4 x 4 and stride 2, then two of stride 1; each logit sees a patch of `reach` pixels a side and knows
 nothing of the rest. In place of batch norm stands the norm over channels of this package, so that the logits of a picture do not depend on
 those beside it. `hinge` and `fooled` are the two sides of the game (Lim & Ye 2017, arXiv 1705.02894).
 """

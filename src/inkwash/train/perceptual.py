@@ -46,10 +46,9 @@ class Perceptual(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], twice -> (B,), between 0 and 4; the gradient goes to y. Raises UsageError `bad_size`."""
-        with torch.no_grad():
-            real = self.network.maps(x)
+        real, made = self.network.maps(x.detach()), self.network.maps(y)                # not under no_grad: both by the same kernels
         return torch.stack([(F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).flatten(1).mean(1)
-                            for a, b in zip(real, self.network.maps(y))]).mean(0)
+                            for a, b in zip(real, made)]).mean(0)
 
 
 def load_perceptual(path: Path | None) -> Perceptual:
