@@ -106,7 +106,7 @@ class Pipeline:
         pipe = cls(denoiser.eval(), codec, conditioner, info, folder, weak=other, classifier=judge).to(device, dtype)
         pipe.companions = {**({"weak": model_hash(find_model(weak))} if weak is not None else {}),
                            **({"classifier": part_hash(part_folder(classifier, "classifier"), "classifier")} if classifier is not None else {})}
-        pipe.__dict__["hash"] = model_hash(folder)         # of what was loaded, whatever becomes of the folder
+        pipe.hash = model_hash(folder)                     # of what was loaded, whatever becomes of the folder
         return pipe
 
     @staticmethod

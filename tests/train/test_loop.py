@@ -10,7 +10,6 @@ import torch
 from tiny_runs import toy
 from torch import nn
 
-from inkwash.condition import Conditioner
 from inkwash.data.heldout import hold_out
 from inkwash.errors import DivergedError
 from inkwash.train.config import OptimizerConfig, RunConfig
@@ -222,27 +221,3 @@ def test_held_out_items_are_never_trained_on(data: Path) -> None:
     assert len(apart) == 2
     assert len(training) == 3 * 22
     assert not apart & {training.key(i) for i in range(len(training))}
-
-
-class OneNumber(Conditioner):
-    """Condition 1, null 0."""
-
-    def forward(self, prompts):  # type: ignore[no-untyped-def]
-        raise NotImplementedError
-
-    def null(self, batch: int):  # type: ignore[no-untyped-def]
-        from inkwash.cond import Cond
-
-        return Cond({"pooled": torch.zeros(batch, 1)})
-
-
-def test_g2_conditions_are_dropped_at_the_asked_rate() -> None:
-    from inkwash.cond import Cond
-
-    rate, count = 0.1, 0
-    total = 40_000
-    conditioner = OneNumber()
-    for step in range(20):
-        keep = Draw(0, step, 2000).uniform((), "drop") >= rate
-        count += int((conditioner.drop(Cond({"pooled": torch.ones(2000, 1)}), keep)["pooled"] == 0).sum())
-    assert abs(count / total - rate) < 3 * (rate * (1 - rate) / total) ** 0.5
