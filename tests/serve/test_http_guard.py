@@ -168,14 +168,27 @@ def test_broken_http_is_refused(server: Running, key: tuple[Path, str]) -> None:
     assert ask(server, key[1]).status_code == 200
 
 
+@pytest.mark.parametrize("lines", ["X: a\n" * 8000, "X: " + "a" * 40_000 + "\n"], ids=["many", "long"])
+def test_a_head_of_more_than_32_kib_is_refused_however_it_comes(server: Running, key: tuple[Path, str], lines: str) -> None:
+    """Whole at once, where the parser has it all before anybody counts, and without an end, where it waits for more."""
+    begin = f"GET /v1/models HTTP/1.1\nHost: 127.0.0.1\nAuthorization: Bearer {key[1]}\n"
+    for head in (f"{begin}{lines}\n", f"{begin}{lines}", f"{begin}{lines[:-1]}"):
+        found = raw(server, head)
+        assert b" 400 " in found.splitlines()[0]
+        assert b"connection: close" in found.lower()
+    assert b" 200 " in raw(server, f"{begin}Connection: close\n{lines[:20_000]}\n\n").splitlines()[0]
+
+
 def test_a_client_that_never_finishes_its_headers_is_left(server: Running) -> None:
     began = time.monotonic()
     one = "GET /nothing HTTP/1.1\nHost: 127.0.0.1\n\n"
     with ThreadPoolExecutor() as pool:
         first = pool.submit(raw, server, "GET /livez HTTP/1.1\nHost: 127.0.0.1\n")
         second = pool.submit(raw, server, one, b"GET /live", 0.5)
+        third = pool.submit(raw, server, one, b"\r\n" * 9, 0.5)
         assert first.result() == b""
-        assert second.result().startswith(b"HTTP/1.1 401")
+        for late in (second, third):
+            assert late.result().startswith(b"HTTP/1.1 401")
     assert HEAD_SEC - 1 < time.monotonic() - began < HEAD_SEC + 10
 
 

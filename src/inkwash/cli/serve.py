@@ -57,7 +57,7 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
     config
         YAML file of settings; a flag wins over it.
     """
-    _require(("fastapi", "uvicorn", "prometheus_client", "python_multipart", "sqlalchemy", "alembic", "obstore"), "serve")
+    _require(("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart", "sqlalchemy", "alembic", "obstore"), "serve")
     from inkwash.serve.http.keys import new_key as make_key
     from inkwash.serve.http.server import serve as run
     from inkwash.serve.http.settings import load_settings

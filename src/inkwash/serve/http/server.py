@@ -17,9 +17,8 @@ from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inkwash.errors import BusyError, UsageError
 from inkwash.serve.http.app import create_app
@@ -31,10 +30,11 @@ MAX_HEADERS = 32 << 10
 HEAD_SEC = 10.0
 
 
-class Impatient(H11Protocol):
-    """uvicorn's protocol, which would wait for the head of a request for ever once a connection is made, or a byte of the head has come."""
+class Impatient(HttpToolsProtocol):
+    """uvicorn's protocol, which would wait for the head of a request for ever once a connection is made, or keep a head of any size."""
 
     _hurried: object = None
+    _unread = 0                                            # bytes of a head that is not complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection."""
@@ -43,14 +43,29 @@ class Impatient(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request, or of what comes before the next one."""
+        last = self.cycle
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE and self.cycle is not self._hurried:
+        self._unread = self._unread + len(data) if self.cycle is last and self._idle else 0
+        if self._unread > MAX_HEADERS and not self.transport.is_closing():
+            self.send_400_response(f"The head of a request may have at most {MAX_HEADERS} bytes.")
+        elif self._unread and self.cycle is not self._hurried:
             self._hurried = self.cycle
             self.loop.call_later(HEAD_SEC, self._close_unless_asked, self.cycle)
 
+    def on_headers_complete(self) -> None:
+        """A head, all of which may have come at once. An error here is answered with 400."""
+        if len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) > MAX_HEADERS:
+            raise ValueError("the head is too large")
+        super().on_headers_complete()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request is in work."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _close_unless_asked(self, last: object) -> None:
         """Closes where no request has begun since `last`."""
-        if self.cycle is last and self.conn.their_state is h11.IDLE:
+        if self.cycle is last and self._idle:
             self.transport.close()
 
 
@@ -139,7 +154,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         announce(f"http://{host}:{address[1]}")
         config = uvicorn.Config(app, http=Impatient, loop="asyncio", ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False,
-                                server_header=False, h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=5)
+                                server_header=False, timeout_graceful_shutdown=5)
         server = Server(config, service, settings.drain_sec)
         server.run(sockets=[sock])
     if service.failure is not None:
