@@ -84,6 +84,21 @@ def test_kernel_distance_agrees_with_torchmetrics() -> None:
     assert kernel_distance(Same()(a), Same()(b)).value == pytest.approx(float(mean), rel=1e-4)
 
 
+def test_the_mean_and_deviation_over_subsets_are_those_of_torchmetrics() -> None:
+    """Drawn from the same stream: torchmetrics permutes the real set, then the other, for every subset, from torch's own generator."""
+    kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is in the test group; make install")
+    a, b = (torch.randint(0, top, (300, 3, 2, 1), generator=torch.Generator().manual_seed(top), dtype=torch.uint8) for top in (256, 200))
+    metric = kid.KernelInceptionDistance(feature=Same(), subsets=4, subset_size=50)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        mean, std = metric.compute()
+    ours = kernel_distance_subsets(Same()(a), Same()(b), size=50, num=4, seed=3)
+    assert ours == pytest.approx((float(mean), float(std), 50, 4), rel=1e-4)
+    assert ours.std > 0.01 * ours.mean
+
+
 def test_cmmd_is_its_definition() -> None:
     x, y = unit(draw(300, 8, 1).double()), unit(draw(250, 8, 2).double() + 0.3)
     k = [torch.exp(-torch.cdist(a, b).square() / 200) for a, b in ((x, x), (y, y), (x, y))]
