@@ -284,6 +284,7 @@ def test_g10_ramp_is_straight_in_the_time_of_its_schedule() -> None:
 def test_strength_scales_what_exceeds_one(strength: Strength) -> None:
     for lam in (-2.0, 0.0, 3.0):
         assert CFG(5.0, strength=strength).branches(lam)[0].weight == pytest.approx(1 + 4 * strength(lam))
+        assert ClassifierGuidance(5.0, strength=strength).branches(lam)[1].weight == pytest.approx(5 * strength(lam))
     assert ConstantStrength()(0.0) == 1.0
 
 
@@ -294,6 +295,14 @@ def test_g10_interval_saves_evaluations() -> None:
     assert 0 < inside < 50
     assert sum(len(guidance.branches(lam)) for lam in lams.tolist()) == 50 + inside
     assert [Interval(0.3, 5.0, "lam").__contains__(lam) for lam in (0.29, 0.3, 5.0, 5.1)] == [False, True, True, False]
+
+
+def test_a_contrast_with_itself_is_no_guidance() -> None:
+    """c + (w - 1) (c - c), also where a call holds one sample's two equal branches."""
+    x, level, conds = sample(4)
+    found, calls = evaluate(MODELS, x, level, [CFG(6.0, against="cond")] * 4, conds, 4)
+    torch.testing.assert_close(found, guided(NoGuidance(), x, level, conds), rtol=1e-12, atol=1e-12)
+    assert calls.tolist() == [2] * 4
 
 
 def test_apg_without_projection_is_cfg_to_the_bit() -> None:
