@@ -33,7 +33,8 @@ def zeros(x: Tensor, level: Level, index: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("text", "steps", "calls"), [
     ("ddim", 1000, 1000), ("ddim", 50, 50), ("ddim", 20, 20), ("ddim", 10, 10), ("dpmpp_2m", 50, 50), ("unipc", 50, 50), ("lms", 20, 20),
-    ("heun", 50, 99), ("dpm_solver_2", 10, 19), ("dpm_solver_3", 10, 28), ("rk4", 10, 37), ("langevin", 10, 19), ("lcm", 4, 4), ("dpmpp_sde", 6, 11)])
+    ("heun", 50, 99), ("dpm_solver_2", 10, 19), ("dpm_solver_3", 10, 28), ("rk4", 10, 37), ("langevin", 10, 19),
+    ("PredictorCorrector(corrections=3)", 10, 37), ("lcm", 4, 4), ("dpmpp_sde", 6, 11)])
 def test_s4_s15_evaluations_are_counted_and_equal_a_counter(text: str, steps: int, calls: int) -> None:
     """DDIM at 50, 20 and 10 of 1000 steps makes 20, 50 and 100 times fewer calls; Heun costs two a step, one for the last."""
     plan = sampler(text).plan(Trailing().levels(Linear(), steps))
