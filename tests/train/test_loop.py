@@ -143,11 +143,13 @@ def test_a_rate_of_its_own_scales_the_move_of_the_parameters_that_it_names(kind:
     assert moved["body.bias"].abs().mean().item() == pytest.approx(0.05, rel=1e-4)                             # AdamW's first move is its rate
 
 
-def test_adamw_has_the_settings_of_its_config() -> None:
+def test_optimizers_have_the_settings_of_their_config() -> None:
     config = OptimizerConfig(lr=0.3, betas=(0.5, 0.75), eps=0.125, weight_decay=0.25)
     ((_, optimizer, lr),) = Optimizers(nn.Linear(2, 2), config).parts
     group = optimizer.param_groups[0]
     assert (lr, group["betas"], group["eps"], group["weight_decay"]) == (0.3, (0.5, 0.75), 0.125, 0.25)
+    _, (_, muon, lr) = Optimizers(nn.Linear(2, 2), config.model_copy(update={"kind": "muon", "muon_lr": 0.125})).parts
+    assert (lr, muon.param_groups[0]["weight_decay"]) == (0.125, 0.25)
 
 
 def test_accumulation_changes_nothing_but_rounding(data: Path, tmp_path: Path) -> None:
