@@ -164,6 +164,10 @@ def test_sinusoids_are_geometric_from_one_to_the_longest_period() -> None:
     assert torch.equal(of_column[:, 0, 8:], of_column[:, 1, 8:])
 
 
+def test_labels_begin_small_beside_the_noise_level() -> None:
+    assert float(GlobalEmbedding(64, num_classes=99).label.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+
+
 def test_a_guidance_scale_is_embedded_as_ten_times_itself() -> None:
     """What a stored student was told: 1..8 spread over the range in which noise is told apart."""
     embed, noise, w = GlobalEmbedding(16, guidance=True), torch.tensor([3.0, 700.0]), torch.tensor([1.0, 7.5])
