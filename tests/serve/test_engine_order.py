@@ -169,6 +169,22 @@ def test_a_deadline_that_passes_ends_the_ticket_and_one_that_cannot_be_met_is_re
         assert bad.value.code == "bad_deadline"
 
 
+def test_what_has_ended_is_told_though_the_model_fails_in_that_tick(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the model failed")
+
+    clock = Clock()
+    engine = Engine(pipe, clock=clock)
+    late, fine = engine.submit(job(3), deadline_sec=2.0), engine.submit(job(3))
+    clock.now = 2.0
+    monkeypatch.setattr("inkwash.serve.engine.step", fail)
+    with pytest.raises(RuntimeError, match="the model failed"):
+        engine.tick()
+    monkeypatch.undo()
+    assert [(finished.ticket, finished.status) for finished in engine.tick()] == [(late, "expired")]
+    assert [finished.ticket for finished in engine.run()] == [fine]
+
+
 def test_the_queue_is_bounded_and_a_closed_engine_only_finishes(pipe: Pipeline) -> None:
     engine = Engine(pipe, queue=2)
     first, second = engine.submit(job(2)), engine.submit(job(2))
@@ -203,6 +219,7 @@ def test_a_wait_is_told_in_seconds_of_measured_speed(pipe: Pipeline) -> None:
     engine.submit(job(3))
     engine.rate.value = 10.0
     assert engine.wait_sec(5) == pytest.approx((5 + 3 + 2) / 10)  # itself, the shorter one, and a quarter of that for the oldest
+    assert engine.wait_sec(3) == pytest.approx((3 + 3 + 1) / 10)  # of equals the one that came first goes first
     assert engine.wait_sec(100) == pytest.approx(14.3)
     assert engine.wait_sec(5, priority=1) == pytest.approx(0.6)
 
@@ -216,6 +233,15 @@ def test_a_wait_by_deadlines_counts_those_that_are_due_sooner_from_now(pipe: Pip
     engine.rate.value = 10.0
     assert engine.wait_sec(2, deadline_sec=30.0) == pytest.approx(0.9)
     assert engine.wait_sec(2) == pytest.approx(1.3)
+
+
+def test_a_wait_by_shares_gives_a_newcomer_the_least_share_of_those_that_wait(pipe: Pipeline) -> None:
+    engine = Engine(pipe, policy=FairShare(), rows=1, patience=10**6)
+    engine.submit(job(8), key="old")
+    for _ in range(3):
+        engine.tick()
+    engine.rate.value = 1.0
+    assert engine.wait_sec(2, key="new") == engine.wait_sec(2, key="old") == pytest.approx(7.0)
 
 
 def test_a_full_queue_says_when_its_first_place_is_free(pipe: Pipeline) -> None:
