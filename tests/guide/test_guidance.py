@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -220,6 +221,7 @@ def test_g12_negative_takes_the_place_of_null() -> None:
     "CFG(then=(5,))", "APG(threshold=inf)", "CFG(interval=5)",
     "CFG(strength=1)", "APG(0.5)", "APG(threshold=0)", "APG(eta=nan)", "CFG(interval=Interval(2, 1))",
     "CFG(interval=Interval(1, 2, 'time'))", "CFG(scale=5, against=3)", "Interval(1, 2)",
+    "Distilled(-1)", "Distilled(101)",
 ])
 def test_g9_a_scale_is_a_number_and_fields_have_their_kind(text: str) -> None:
     with pytest.raises(UsageError):
@@ -286,6 +288,14 @@ def test_strength_scales_what_exceeds_one(strength: Strength) -> None:
         assert CFG(5.0, strength=strength).branches(lam)[0].weight == pytest.approx(1 + 4 * strength(lam))
         assert ClassifierGuidance(5.0, strength=strength).branches(lam)[1].weight == pytest.approx(5 * strength(lam))
     assert ConstantStrength()(0.0) == 1.0
+
+
+@pytest.mark.parametrize("guidance", [CFG(5.0), AutoGuidance(5.0), APG(5.0)], ids=repr)
+def test_a_strength_of_zero_and_a_level_outside_the_interval_leave_the_condition_alone(guidance: CFG | AutoGuidance | APG) -> None:
+    for changed in (dataclasses.replace(guidance, strength=RampStrength(1.0, 0.0, LamAxis())),
+                    dataclasses.replace(guidance, interval=Interval(-2.0, 2.0, "lam"))):
+        assert len(changed.branches(0.0)) == 2
+        assert changed.branches(6.0) == NoGuidance().branches(6.0)
 
 
 def test_g10_interval_saves_evaluations() -> None:
