@@ -42,6 +42,20 @@ def test_causal_attention_reads_the_past_only(form: str) -> None:
     torch.testing.assert_close(out[:, :, 0], v[:, :, 0])                                # the first reads itself alone
 
 
+def test_causal_slices_are_the_whole() -> None:
+    q, k, v = heads(1, 2, 7, 8, seed=1), heads(1, 2, 7, 8, seed=2), heads(1, 2, 7, 8, seed=3)
+    mask = torch.tensor([[True] * 5 + [False] * 2])
+    for keys in (None, mask):
+        whole = attend(q, k, v, keys, "naive", causal=True)
+        torch.testing.assert_close(attend(q, k, v, keys, "naive", slice_size=3, causal=True), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["sdpa", "naive"])
+def test_a_masked_key_has_no_weight_however_small_the_scores_of_the_others(form: str) -> None:
+    q, k, v = torch.full((1, 1, 1, 4), 1e3), torch.full((1, 1, 2, 4), -1e3), torch.ones(1, 1, 2, 4)
+    assert torch.equal(attend(q, k, v, torch.tensor([[True, False]]), form), torch.ones(1, 1, 1, 4))
+
+
 @pytest.mark.parametrize("form", ["sdpa", "naive"])
 def test_gradients_agree_and_stay_finite_when_everything_is_masked(form: str) -> None:
     mask = torch.tensor([[True, True, False], [False, False, False]])

@@ -76,6 +76,16 @@ def test_advance_is_the_formula() -> None:
     assert after.row.tolist() == [1, 1, 1]
 
 
+def test_a_sample_keeps_its_layout_of_memory_whatever_the_network_answers_in() -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([[Mix(x=0.5, h=(0.5,)).columns(), Mix(base=1.0).columns()]] * 2, dtype=F64)
+    slope = torch.tensor([[0.0, 1.0]] * 2, dtype=F64)
+    plain, other = (advance(State.begin(x), x0, slope, weights, None) for x0 in (x, x.to(memory_format=torch.channels_last)))
+    for a, b in zip((plain.x, *plain.h), (other.x, *other.h), strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+
+
 def test_advance_refuses_a_row_without_its_noise() -> None:
     weights = torch.tensor([[Mix(z=1.0).columns(), Mix(base=1.0).columns()]], dtype=F64)
     with pytest.raises(ValueError, match="asks for noise"):

@@ -80,6 +80,18 @@ def test_s5_published_grids() -> None:
     assert all(index(s.levels(Linear(), 1)) == [999] for s in (Trailing(), Linspace(), Leading()))
 
 
+def test_s5_a_short_table_is_divided_by_its_own_entries() -> None:
+    schedule = Tabulated((0.01, 0.1, 0.2, 0.4, 0.9))
+    entries = schedule.lam(torch.tensor([5, 4, 3, 2, 1], dtype=F64) / 5)
+    for spacing in (Trailing(), Leading(), Linspace()):
+        assert torch.equal(spacing.levels(schedule, 5).levels.lam[:-1], Path.of(Gauge.VP, entries).levels.lam)
+
+
+@pytest.mark.parametrize("spacing", [Karras(cap=1e-5), LogSNR(cap=1e-5)], ids=repr)
+def test_a_cap_below_the_clean_end_still_leaves_room_for_steps(spacing: Spacing) -> None:
+    check(Straight(), spacing.levels(Straight(), 6), 6)
+
+
 def test_s11_karras_grid_is_exact() -> None:
     schedule, n = Exponential(0.002, 80.0), 18
     sigma = Karras().levels(schedule, n).levels.sigma
