@@ -57,6 +57,16 @@ def test_bad_pictures_lower_precision_and_density_alone() -> None:
 def test_a_density_of_zero_is_no_proof_of_zero() -> None:
     far = precision_recall_density_coverage(modes(60, 1), modes(16, 2) + 50)
     assert far.density.value == far.density.low == 0 < far.precision.high < far.density.high
+    assert far.density.high == wilson(0, 16)[1] * 60 / 5   # were each sample that a ball may hold in all balls
+
+
+def test_a_common_offset_of_all_features_changes_nothing() -> None:
+    """Far from the origin, where squares of float32 lose the distances, the sets are centred first."""
+    real, fake = modes(300, 1), modes(200, 2, kept=6)
+    offset = torch.tensor([1000.0, -1000.0] * 4)
+    moved, still = precision_recall_density_coverage(real + offset, fake + offset), precision_recall_density_coverage(real, fake)
+    for a, b in zip(moved, still, strict=True):
+        assert a.value == pytest.approx(b.value, abs=0.006)
 
 
 def test_held_counts_what_balls_hold() -> None:
