@@ -60,6 +60,14 @@ def test_t3_definitions() -> None:
     assert float(Score().target(level, x0, eps)) == pytest.approx(1.2 / math.sqrt(0.7), rel=1e-14)
 
 
+@pytest.mark.parametrize("prediction", [V(), EDM(), EDM(0.5)], ids=repr)
+def test_t3_the_targets_of_v_and_edm_are_the_same_numbers_in_every_gauge(prediction: Prediction) -> None:
+    _, x0, eps, _ = sample(Gauge.VP)
+    first, *others = (prediction.target(sample(gauge)[0], x0, eps) for gauge in GAUGES)
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=1e-12, atol=1e-12)
+
+
 def test_t3_tweedie() -> None:
     """For data N(m, s^2) the score of p(x) gives E[x0 | x] by conditioning of Gaussians."""
     m, s = 0.4, 0.6

@@ -120,6 +120,13 @@ def test_f9_snr_decreases_and_time_inverts(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_the_time_of_a_level_outside_the_schedule_is_its_nearer_end(schedule: Schedule) -> None:
+    first, last = schedule.lam(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    beyond = torch.tensor([first - 3, last + 3, -math.inf, math.inf], dtype=torch.float64)
+    torch.testing.assert_close(schedule.time(beyond), torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_levels_are_finite_and_in_gauge_at_both_ends(schedule: Schedule) -> None:
     level = schedule(torch.tensor([0.0, 1e-6, 0.3, 1.0], dtype=torch.float64))
     unit = {Gauge.VP: level.alpha**2 + level.sigma**2, Gauge.VE: level.alpha, Gauge.FLOW: level.alpha + level.sigma}[schedule.gauge]
@@ -158,10 +165,17 @@ def test_f11_scaled_linear_leaks() -> None:
     assert ZeroTerminal(ScaledLinear()).leak() == 0.0
 
 
-def test_f11_zero_terminal_is_the_published_table() -> None:
-    root = ScaledLinear().abar().sqrt()
+def test_f11_what_is_left_at_the_end_is_counted_in_amplitude_whatever_the_gauge() -> None:
+    assert Exponential(0.002, 80.0).leak() == pytest.approx(1 / math.hypot(1, 80), rel=1e-12)
+    assert Straight().leak() == 0.0
+
+
+@pytest.mark.parametrize("steps", [1000, 40])
+def test_f11_zero_terminal_is_the_published_table(steps: int) -> None:
+    base = ScaledLinear(num_steps=steps)
+    root = base.abar().sqrt()
     expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    level = ZeroTerminal(ScaledLinear())(torch.arange(1, 1001, dtype=torch.float64) / 1000)
+    level = ZeroTerminal(base)(torch.arange(1, steps + 1, dtype=torch.float64) / steps)
     torch.testing.assert_close(level.alpha, expected, rtol=1e-9, atol=1e-15)
     assert float(level.alpha[-1]) == 0.0
     assert float(level.sigma[-1]) == 1.0

@@ -234,3 +234,10 @@ def test_pairs_of_models_that_do_not_differ_are_rarely_marked_though_few_scores_
     assert alarms / 400 < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
     same = compare_slices(torch.full((20,), 0.5), torch.zeros(20), {"all": torch.arange(20)})[0]
     assert 2.0 ** (1 - 20) < same.p < 1e-4                  # more than the signs of 20 pairs can say is not claimed
+
+
+def test_the_bootstrap_of_a_statistic_that_often_ties_is_even_where_the_data_are() -> None:
+    """Half of the resamples that give the value itself count as below it: else a median of whole numbers would look biased."""
+    values = torch.tensor([-3.0, -2, -2, -1, -1, 0, 0, 0, 1, 1, 2, 2, 3])
+    found = bootstrap(values, torch.median, level=0.9)
+    assert (found.value, found.low, found.high) == (0.0, -1.0, 1.0)

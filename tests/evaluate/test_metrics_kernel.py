@@ -42,17 +42,18 @@ def test_kernel_influence_is_what_leaving_out_a_sample_changes() -> None:
 
 
 def test_surplus_is_the_variance_between_sets_of_one_distribution() -> None:
-    """There the influences vanish, and all scatter is of second order; paired sets hold a sample and its noisy copy."""
-    for paired in (False, True):
+    """There the influences vanish, and all scatter is of second order, most of it from the smaller set; paired sets hold a sample and its noisy
+    copy."""
+    for m, n, paired in ((40, 30, False), (15, 90, False), (90, 15, False), (40, 40, True)):
         values, surplus = [], []
         for seed in range(300):
-            x = draw(40, 12, 2 * seed)
-            y = draw(30, 12, 2 * seed + 1) if not paired else torch.where(draw(40, 1, seed + 10**6) > 0, x, x.flip(1))
+            x = draw(m, 12, 2 * seed)
+            y = draw(n, 12, 2 * seed + 1) if not paired else torch.where(draw(40, 1, seed + 10**6) > 0, x, x.flip(1))
             found = kernel_statistic(x, y, paired=paired)
             values.append(found.value)
             surplus.append(found.surplus)
         ratio = sum(surplus) / 300 / float(torch.tensor(values, dtype=torch.float64).var())
-        assert 0.75 < ratio < 1.33, (paired, ratio)
+        assert 0.75 < ratio < 1.33, (m, n, paired, ratio)
 
 
 def test_clip_influence_is_what_leaving_out_a_pair_changes() -> None:
@@ -82,6 +83,21 @@ def test_kernel_distance_agrees_with_torchmetrics() -> None:
     assert ours.mean == pytest.approx(float(mean), rel=1e-4)
     assert ours.std == pytest.approx(float(std), abs=1e-5)
     assert kernel_distance(Same()(a), Same()(b)).value == pytest.approx(float(mean), rel=1e-4)
+
+
+def test_the_mean_and_deviation_over_subsets_are_those_of_torchmetrics() -> None:
+    """Drawn from the same stream: torchmetrics permutes the real set, then the other, for every subset, from torch's own generator."""
+    kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is in the test group; make install")
+    a, b = (torch.randint(0, top, (300, 3, 2, 1), generator=torch.Generator().manual_seed(top), dtype=torch.uint8) for top in (256, 200))
+    metric = kid.KernelInceptionDistance(feature=Same(), subsets=4, subset_size=50)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        mean, std = metric.compute()
+    ours = kernel_distance_subsets(Same()(a), Same()(b), size=50, num=4, seed=3)
+    assert ours == pytest.approx((float(mean), float(std), 50, 4), rel=1e-4)
+    assert ours.std > 0.01 * ours.mean
 
 
 def test_cmmd_is_its_definition() -> None:

@@ -9,9 +9,16 @@ from torch import Tensor
 from inkwash.errors import UsageError
 from inkwash.evaluate.metrics.compare import compare_statistics
 from inkwash.evaluate.metrics.extrapolate import cut
-from inkwash.evaluate.metrics.interval import mean_interval, proportion
+from inkwash.evaluate.metrics.interval import Statistic, mean_interval, proportion, wilson
 from inkwash.evaluate.metrics.memorization import difference, memorization, nearest
-from inkwash.evaluate.metrics.neighbours import held, in_parts, neighbour_statistics, precision_recall_density_coverage, radii
+from inkwash.evaluate.metrics.neighbours import (
+    held,
+    in_parts,
+    neighbour_statistics,
+    precision_recall_density_coverage,
+    radii,
+    share_estimate,
+)
 
 CENTRES = 3 * torch.eye(8)
 
@@ -50,6 +57,16 @@ def test_bad_pictures_lower_precision_and_density_alone() -> None:
 def test_a_density_of_zero_is_no_proof_of_zero() -> None:
     far = precision_recall_density_coverage(modes(60, 1), modes(16, 2) + 50)
     assert far.density.value == far.density.low == 0 < far.precision.high < far.density.high
+    assert far.density.high == wilson(0, 16)[1] * 60 / 5   # were each sample that a ball may hold in all balls
+
+
+def test_a_common_offset_of_all_features_changes_nothing() -> None:
+    """Far from the origin, where squares of float32 lose the distances, the sets are centred first."""
+    real, fake = modes(300, 1), modes(200, 2, kept=6)
+    offset = torch.tensor([1000.0, -1000.0] * 4)
+    moved, still = precision_recall_density_coverage(real + offset, fake + offset), precision_recall_density_coverage(real, fake)
+    for a, b in zip(moved, still, strict=True):
+        assert a.value == pytest.approx(b.value, abs=0.006)
 
 
 def test_held_counts_what_balls_hold() -> None:
@@ -96,6 +113,17 @@ def test_density_is_a_mean_given_the_real_set() -> None:
     of_points, _ = held(real, radii(real, 5), fake)
     found = precision_recall_density_coverage(real, fake).density
     assert found[:4] == pytest.approx(mean_interval(of_points / 5)[:4], rel=1e-3)
+
+
+def test_shares_have_the_interval_of_their_own_trials() -> None:
+    """Precision counts generated images and recall real ones, as many as there are; coverage is never surer than as many real ones would make it."""
+    real, fake = modes(300, 1), modes(120, 2, kept=6)
+    found = precision_recall_density_coverage(real, fake)
+    assert found.precision[1:4] == (*wilson(found.precision.value, 120), 120)
+    assert found.recall[1:4] == (*wilson(found.recall.value, 300), 300)
+    assert (found.density.num, found.coverage.num) == (120, 300)
+    sure = Statistic(0.5, torch.zeros(120), torch.zeros(300), parts=torch.tensor([[0.5, 0.5 + 1e-6]]))
+    assert share_estimate(sure, 300)[1:3] == wilson(0.5, 300)
 
 
 def test_too_few_samples_are_refused() -> None:

@@ -247,6 +247,7 @@ def test_g12_other_inert_settings() -> None:
     lams = [-3.0, 0.0, 3.0]
     effect = effective(CFG(7.5, Interval(5.0, 6.0, "lam"), then=(Rescale(0.5),)), lams)
     assert effect.evaluations == 3
+    assert effective(CFG(7.5, Interval(-1.0, 1.0, "lam")), lams).notes == effective(CFG(1.0, Interval(5.0, 6.0, "lam")), lams).notes == ()
     assert effect.notes == ("scale is inert: no level of this run lies in Interval(low=5.0, high=6.0, unit='lam')", "Rescale(phi=0.5) is inert: w=1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -220,6 +221,7 @@ def test_g12_negative_takes_the_place_of_null() -> None:
     "CFG(then=(5,))", "APG(threshold=inf)", "CFG(interval=5)",
     "CFG(strength=1)", "APG(0.5)", "APG(threshold=0)", "APG(eta=nan)", "CFG(interval=Interval(2, 1))",
     "CFG(interval=Interval(1, 2, 'time'))", "CFG(scale=5, against=3)", "Interval(1, 2)",
+    "Distilled(-1)", "Distilled(101)",
 ])
 def test_g9_a_scale_is_a_number_and_fields_have_their_kind(text: str) -> None:
     with pytest.raises(UsageError):
@@ -284,7 +286,16 @@ def test_g10_ramp_is_straight_in_the_time_of_its_schedule() -> None:
 def test_strength_scales_what_exceeds_one(strength: Strength) -> None:
     for lam in (-2.0, 0.0, 3.0):
         assert CFG(5.0, strength=strength).branches(lam)[0].weight == pytest.approx(1 + 4 * strength(lam))
+        assert ClassifierGuidance(5.0, strength=strength).branches(lam)[1].weight == pytest.approx(5 * strength(lam))
     assert ConstantStrength()(0.0) == 1.0
+
+
+@pytest.mark.parametrize("guidance", [CFG(5.0), AutoGuidance(5.0), APG(5.0)], ids=repr)
+def test_a_strength_of_zero_and_a_level_outside_the_interval_leave_the_condition_alone(guidance: CFG | AutoGuidance | APG) -> None:
+    for changed in (dataclasses.replace(guidance, strength=RampStrength(1.0, 0.0, LamAxis())),
+                    dataclasses.replace(guidance, interval=Interval(-2.0, 2.0, "lam"))):
+        assert len(changed.branches(0.0)) == 2
+        assert changed.branches(6.0) == NoGuidance().branches(6.0)
 
 
 def test_g10_interval_saves_evaluations() -> None:
@@ -294,6 +305,14 @@ def test_g10_interval_saves_evaluations() -> None:
     assert 0 < inside < 50
     assert sum(len(guidance.branches(lam)) for lam in lams.tolist()) == 50 + inside
     assert [Interval(0.3, 5.0, "lam").__contains__(lam) for lam in (0.29, 0.3, 5.0, 5.1)] == [False, True, True, False]
+
+
+def test_a_contrast_with_itself_is_no_guidance() -> None:
+    """c + (w - 1) (c - c), also where a call holds one sample's two equal branches."""
+    x, level, conds = sample(4)
+    found, calls = evaluate(MODELS, x, level, [CFG(6.0, against="cond")] * 4, conds, 4)
+    torch.testing.assert_close(found, guided(NoGuidance(), x, level, conds), rtol=1e-12, atol=1e-12)
+    assert calls.tolist() == [2] * 4
 
 
 def test_apg_without_projection_is_cfg_to_the_bit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inkwash.errors import UsageError
-from inkwash.nn.attention import Attention, attend, attention_weights, check_form
+from inkwash.nn.attention import SHORT, Attention, attend, attention_weights, check_form
 from inkwash.nn.embed import GlobalEmbedding, NoiseEmbedding, grid_positions, sinusoidal
 from inkwash.nn.layers import Up, channel_norm, modulate
 
@@ -39,6 +40,20 @@ def test_causal_attention_reads_the_past_only(form: str) -> None:
     assert torch.equal(out[:, :, :4], changed[:, :, :4])
     assert (out[:, :, 4:] - changed[:, :, 4:]).abs().min() > 1e-3
     torch.testing.assert_close(out[:, :, 0], v[:, :, 0])                                # the first reads itself alone
+
+
+def test_causal_slices_are_the_whole() -> None:
+    q, k, v = heads(1, 2, 7, 8, seed=1), heads(1, 2, 7, 8, seed=2), heads(1, 2, 7, 8, seed=3)
+    mask = torch.tensor([[True] * 5 + [False] * 2])
+    for keys in (None, mask):
+        whole = attend(q, k, v, keys, "naive", causal=True)
+        torch.testing.assert_close(attend(q, k, v, keys, "naive", slice_size=3, causal=True), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["sdpa", "naive"])
+def test_a_masked_key_has_no_weight_however_small_the_scores_of_the_others(form: str) -> None:
+    q, k, v = torch.full((1, 1, 1, 4), 1e3), torch.full((1, 1, 2, 4), -1e3), torch.ones(1, 1, 2, 4)
+    assert torch.equal(attend(q, k, v, torch.tensor([[True, False]]), form), torch.ones(1, 1, 1, 4))
 
 
 @pytest.mark.parametrize("form", ["sdpa", "naive"])
@@ -106,6 +121,41 @@ def test_sliced_module_equals_whole() -> None:
     torch.testing.assert_close(whole(x, context), sliced(x, context))
 
 
+@pytest.mark.parametrize("context_width", [0, 6])
+def test_normalised_queries_and_keys_have_no_size(context_width: int) -> None:
+    """softmax over LN(q) LN(k): scaling either projection changes nothing, so no weight can make the scores explode."""
+    torch.manual_seed(0)
+    net = Attention(16, 2, context_width, zero_out=False, qk_norm=True).double().requires_grad_(False)
+    x, context = torch.randn(2, 5, 16).double(), torch.randn(2, 3, 6).double() if context_width else None
+    q, (k, v) = net.query(x), net.key_value(x if context is None else context).chunk(2, dim=-1)
+    q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (q, k, v))
+    q, k = (torch.nn.functional.layer_norm(part, (8,)) for part in (q, k))
+    read = (q @ k.transpose(-1, -2) / math.sqrt(8)).softmax(-1) @ v
+    expected = net.out(read.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(net(x, context), expected, rtol=1e-9, atol=1e-9)
+    net.query.weight.mul_(100), net.query.bias.mul_(100)
+    torch.testing.assert_close(net(x, context), expected, rtol=1e-4, atol=1e-4)
+    net.key_value.weight[:16].mul_(100), net.key_value.bias[:16].mul_(100)
+    torch.testing.assert_close(net(x, context), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"qk_norm": True}, {"causal": True}, {"form": "naive"}, {"form": "sdpa"}], ids=str)
+def test_native_attention_takes_the_place_of_what_it_computes_alone(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no norm of queries and keys, no causal mask, and no form that was asked for by name; nor are its scores for many keys."""
+    def refuse(*args: object) -> torch.Tensor:
+        raise AssertionError("native")
+
+    monkeypatch.setattr("inkwash.nn.native.ready", lambda x: True)
+    monkeypatch.setattr("inkwash.nn.native.attend", refuse)
+    net = Attention(16, 2, **settings)
+    for tokens in (7, SHORT):
+        if settings or tokens == SHORT:
+            assert net(torch.randn(1, tokens, 16)).shape == (1, tokens, 16)
+        else:
+            with pytest.raises(AssertionError, match="native"):
+                net(torch.randn(1, tokens, 16))
+
+
 def test_noise_embedding_tells_all_levels_apart() -> None:
     torch.manual_seed(0)
     levels = torch.linspace(0, 1000, 1001)
@@ -126,6 +176,10 @@ def test_sinusoids_are_geometric_from_one_to_the_longest_period() -> None:
     of_column = grid_positions(2, 2, 16).view(2, 2, 16)                                 # the first half, as in the published DiT
     assert torch.equal(of_column[0, :, :8], of_column[1, :, :8])
     assert torch.equal(of_column[:, 0, 8:], of_column[:, 1, 8:])
+
+
+def test_labels_begin_small_beside_the_noise_level() -> None:
+    assert float(GlobalEmbedding(64, num_classes=99).label.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
 def test_a_guidance_scale_is_embedded_as_ten_times_itself() -> None:

@@ -6,11 +6,15 @@ import dataclasses
 
 import pytest
 import torch
-from nn_examples import DENOISERS, EXAMPLES, UNET, build, conditions, inputs
+import torch.nn.functional as F
+from nn_examples import DENOISERS, DIT, EXAMPLES, UNET, build, conditions, inputs
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
 from inkwash.nn import NetworkConfig, UNetConfig
+from inkwash.nn.embed import grid_positions
+from inkwash.nn.layers import channel_norm
+from inkwash.nn.unet import ResBlock
 from inkwash.value import alias_table, parse, registry
 
 EVERY = pytest.mark.parametrize("name", sorted(EXAMPLES))
@@ -248,3 +252,67 @@ def test_patches_move_pixels_into_channels_and_back() -> None:
         net(torch.randn(2, 4, 16, 20), noise, cond)
     with pytest.raises(UsageError, match="patch=0"):
         dataclasses.replace(UNET, patch=0)
+
+
+def film(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def test_a_dit_is_its_formula() -> None:
+    """Peebles & Xie 2022, section 3.2, as stored networks have learned it: which sixth of the modulation is what, and where norms stand."""
+    config = dataclasses.replace(DIT, qk_norm=True)
+    net = build(config).eval()
+    x, noise, cond = torch.randn(2, 4, 8, 12), torch.tensor([5.0, 500.0]), conditions(2)
+    with torch.no_grad():
+        e = F.silu(net.embed(noise, cond))[:, None]
+        cut = torch.stack([x[:, :, i : i + 2, j : j + 2].flatten(1) for i in range(0, 8, 2) for j in range(0, 12, 2)], dim=1)
+        h = net.patches(cut) + grid_positions(4, 6, 32)
+        for block in net.blocks:
+            scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = block.modulation(e).chunk(6, dim=-1)
+            h = h + gate_1 * block.attention(film(F.layer_norm(h, (32,), eps=1e-6), scale_1, shift_1))
+            h = h + block.cross(F.layer_norm(h, (32,), eps=1e-6), cond["tokens"], cond["mask"])
+            inner = F.gelu(block.mlp.hidden(film(F.layer_norm(h, (32,), eps=1e-6), scale_2, shift_2)), approximate="tanh")
+            h = h + gate_2 * block.mlp.out(inner)
+        h = net.out(film(F.layer_norm(h, (32,), eps=1e-6), *net.modulation(e).chunk(2, dim=-1)))
+        expected = h.reshape(2, 4, 6, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 4, 8, 12)
+        torch.testing.assert_close(net(x, noise, cond), expected, rtol=1e-4, atol=1e-5)
+
+
+def residual(block: nn.Module, x: Tensor, e: Tensor) -> Tensor:
+    scale, shift = block.film(e)[:, :, None, None].chunk(2, dim=1)
+    h = block.conv_in(F.silu(channel_norm(x)))
+    return block.skip(x) + block.conv_out(F.silu(film(channel_norm(h), scale, shift)))
+
+
+def test_a_unet_is_its_formula() -> None:
+    """Which skip goes where, and how the noise level acts, as stored networks have learned it."""
+    net = build(dataclasses.replace(UNET, widths=(16, 24), attention=(False, True), cross=(False, True))).eval()
+    x, noise, cond = torch.randn(2, 4, 8, 12), torch.tensor([5.0, 500.0]), conditions(2)
+    with torch.no_grad():
+        e = F.silu(net.embed(noise, cond))
+
+        def site(part: nn.Module, x: Tensor) -> Tensor:
+            x = residual(part.block, x, e)
+            x = x if part.attention is None else part.attention(x)
+            return x if part.cross is None else part.cross(x, cond["tokens"], cond["mask"])
+
+        first = net.conv_in(x)
+        fine = site(net.down[0], first)
+        half = net.downsample[0](fine)
+        coarse = site(net.down[1], half)
+        h = site(net.mid_out, site(net.mid_in, coarse))
+        h = site(net.up[1], torch.cat([site(net.up[0], torch.cat([h, coarse], 1)), half], 1))
+        h = net.upsample[0](h)
+        h = site(net.up[3], torch.cat([site(net.up[2], torch.cat([h, fine], 1)), first], 1))
+        torch.testing.assert_close(net(x, noise, cond), net.out(F.silu(channel_norm(h))), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_takes_what_the_last_convolution_of_a_block_reads() -> None:
+    block = ResBlock(8, 8, 4, dropout=0.5)
+    nn.init.dirac_(block.conv_out.weight)
+    nn.init.constant_(block.conv_out.bias, 3.0)
+    x, e = torch.randn(1, 8, 16, 16), torch.randn(1, 4)
+    added, whole = block(x, e) - x - 3.0, block.eval()(x, e) - x - 3.0
+    dropped = added.abs() < 1e-6
+    assert 0.45 < dropped.float().mean() < 0.55
+    torch.testing.assert_close(added[~dropped], 2 * whole[~dropped], rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from nn_examples import VAE, build
+from nn_examples import EXAMPLES, VAE, build
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
@@ -56,8 +56,9 @@ def test_l3_divergence_equals_the_reference_and_is_zero_for_the_prior_only() -> 
     assert not kl_divergence(torch.zeros(2, 4), torch.zeros(2, 4)).any()
 
 
-def test_forward_samples_the_latent() -> None:
-    net, x = build(VAE).eval(), torch.rand(1, 3, 32, 32)
+@pytest.mark.parametrize("name", ["AutoencoderConfig", "AutoencoderKLConfig"])
+def test_forward_samples_the_latent(name: str) -> None:
+    net, x = build(EXAMPLES[name]).eval(), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         mean, logvar = net.encode(x)
         image, _, _ = net(x, torch.full_like(mean, 2.0))
@@ -65,11 +66,12 @@ def test_forward_samples_the_latent() -> None:
         assert not torch.equal(image, net.decode(mean))
 
 
-def test_the_deviation_of_a_latent_stays_in_its_range() -> None:
-    net = build(VAE).eval()
+@pytest.mark.parametrize(("name", "last"), [("AutoencoderConfig", "moments"), ("AutoencoderKLConfig", "quant_conv")])
+def test_the_deviation_of_a_latent_stays_in_its_range(name: str, last: str) -> None:
+    net = build(EXAMPLES[name]).eval()
     with torch.no_grad():
         for bias, expected in ((1e3, 10.0), (-1e3, -20.0)):
-            net.moments.bias[VAE.latent_channels:] = bias
+            net.get_submodule(last).bias[4:] = bias
             assert bool((net.encode(torch.rand(1, 3, 32, 32))[1] == expected).all())
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from inkwash.core.analytic import Mixture, gaussian
-from inkwash.core.level import Level
+from inkwash.core.level import Gauge, Level
 from inkwash.core.schedule import Cosine, Exponential, Linear, Schedule, Straight
 from inkwash.core.spacing import Path, Uniform
 from inkwash.errors import UsageError
@@ -83,6 +85,45 @@ def test_the_estimate_is_the_error(sampler: Sampler) -> None:
     schedule = Straight()
     x, path = starts(schedule, NARROW, 24, 4), Uniform().levels(Straight(), 64)
     assert path_error(denoiser(NARROW), path, x, sampler) == pytest.approx(error(NARROW, path, x, sampler), rel=0.02)
+
+
+class Turned:
+    """Linear()'s lam in another gauge: what `adaptive_path` asks of a schedule."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self.gauge = gauge
+
+    def __call__(self, t: float) -> Level:
+        return self.gauge.split(Linear().lam(torch.tensor(t, dtype=F64)))
+
+
+def test_the_gauge_does_not_matter() -> None:
+    paths = []
+    for gauge in Gauge:
+        schedule: Any = Turned(gauge)
+        x = starts(Linear(), NARROW, 4, 1) * torch.hypot(*schedule(1.0))
+        paths.append(adaptive_path(denoiser(NARROW), schedule, x, 0.002).levels.lam)
+    for other in paths[1:]:
+        torch.testing.assert_close(other, paths[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_search_stays_between_what_was_too_loose_and_what_was_strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that says nothing of how far off the local tolerance is: the guess from it would leave the bracket, halves of it in powers do not."""
+    tried: list[float] = []
+
+    def march(denoise: object, schedule: object, x: object, tolerance: float, sampler: object) -> SimpleNamespace:
+        tried.append(tolerance)
+        return SimpleNamespace(steps=30 + len(tried), tolerance=tolerance)
+
+    monkeypatch.setattr("inkwash.sample.adaptive._march", march)
+    monkeypatch.setattr("inkwash.sample.adaptive.path_error", lambda denoise, path, x, sampler: 1e-3 if path.tolerance < 0.012 else 1.0)
+    found: Any = adaptive_path(denoiser(MODES), Cosine(), torch.zeros(2, 1, dtype=F64), 0.1)
+    strict, loose = [one for one in tried if one < 0.012], [one for one in tried if one >= 0.012]
+    assert len(tried) == 10
+    assert max(strict) == pytest.approx(0.012, rel=0.1)
+    assert found.tolerance == strict[0]                    # of those that err little enough, the one of the fewest steps: here the first
+    assert all(max([0.0, *(b for b in strict if b in tried[:i])]) < one < min([math.inf, *(b for b in loose if b in tried[:i])])
+               for i, one in enumerate(tried))
 
 
 def test_wrong_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

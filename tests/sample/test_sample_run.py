@@ -33,7 +33,8 @@ def zeros(x: Tensor, level: Level, index: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("text", "steps", "calls"), [
     ("ddim", 1000, 1000), ("ddim", 50, 50), ("ddim", 20, 20), ("ddim", 10, 10), ("dpmpp_2m", 50, 50), ("unipc", 50, 50), ("lms", 20, 20),
-    ("heun", 50, 99), ("dpm_solver_2", 10, 19), ("dpm_solver_3", 10, 28), ("rk4", 10, 37), ("langevin", 10, 19), ("lcm", 4, 4), ("dpmpp_sde", 6, 11)])
+    ("heun", 50, 99), ("dpm_solver_2", 10, 19), ("dpm_solver_3", 10, 28), ("rk4", 10, 37), ("langevin", 10, 19),
+    ("PredictorCorrector(corrections=3)", 10, 37), ("lcm", 4, 4), ("dpmpp_sde", 6, 11)])
 def test_s4_s15_evaluations_are_counted_and_equal_a_counter(text: str, steps: int, calls: int) -> None:
     """DDIM at 50, 20 and 10 of 1000 steps makes 20, 50 and 100 times fewer calls; Heun costs two a step, one for the last."""
     plan = sampler(text).plan(Trailing().levels(Linear(), steps))
@@ -73,6 +74,16 @@ def test_advance_is_the_formula() -> None:
     assert torch.equal(after.h[0], new)
     assert all(torch.equal(a, b) for a, b in zip(after.h[1:], h[:-1], strict=True))
     assert after.row.tolist() == [1, 1, 1]
+
+
+def test_a_sample_keeps_its_layout_of_memory_whatever_the_network_answers_in() -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([[Mix(x=0.5, h=(0.5,)).columns(), Mix(base=1.0).columns()]] * 2, dtype=F64)
+    slope = torch.tensor([[0.0, 1.0]] * 2, dtype=F64)
+    plain, other = (advance(State.begin(x), x0, slope, weights, None) for x0 in (x, x.to(memory_format=torch.channels_last)))
+    for a, b in zip((plain.x, *plain.h), (other.x, *other.h), strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
 
 
 def test_advance_refuses_a_row_without_its_noise() -> None:

@@ -80,6 +80,18 @@ def test_s5_published_grids() -> None:
     assert all(index(s.levels(Linear(), 1)) == [999] for s in (Trailing(), Linspace(), Leading()))
 
 
+def test_s5_a_short_table_is_divided_by_its_own_entries() -> None:
+    schedule = Tabulated((0.01, 0.1, 0.2, 0.4, 0.9))
+    entries = schedule.lam(torch.tensor([5, 4, 3, 2, 1], dtype=F64) / 5)
+    for spacing in (Trailing(), Leading(), Linspace()):
+        assert torch.equal(spacing.levels(schedule, 5).levels.lam[:-1], Path.of(Gauge.VP, entries).levels.lam)
+
+
+@pytest.mark.parametrize("spacing", [Karras(cap=1e-5), LogSNR(cap=1e-5)], ids=repr)
+def test_a_cap_below_the_clean_end_still_leaves_room_for_steps(spacing: Spacing) -> None:
+    check(Straight(), spacing.levels(Straight(), 6), 6)
+
+
 def test_s11_karras_grid_is_exact() -> None:
     schedule, n = Exponential(0.002, 80.0), 18
     sigma = Karras().levels(schedule, n).levels.sigma
@@ -93,8 +105,17 @@ def test_s11_karras_grid_is_exact() -> None:
 def test_quadratic_and_log_snr_divide_what_they_say() -> None:
     time = Linear().time(Quadratic().levels(Linear(), 9).levels.lam[:-1]).sqrt()
     assert float((time.diff().diff()).abs().max()) < 1e-9
+    assert float(time[-1]) == pytest.approx(1000**-0.5, rel=1e-9)
     lam = LogSNR().levels(Linear(), 9).levels.lam[:-1]
     assert float((lam.diff().diff()).abs().max()) < 1e-10
+    assert float(lam[-1]) == pytest.approx(float(Linear().lam(torch.tensor(1 / 1000, dtype=F64))), rel=1e-12)
+
+
+def test_log_snr_goes_on_from_its_cap_where_the_terminal_level_is_infinite() -> None:
+    lam = LogSNR(cap=50.0).levels(Straight(), 10).levels.lam[1:-1]
+    low = math.log(1 / 999)                                # sigma / alpha at t = 1 / 1000
+    expected = [-(math.log(50) + i / 9 * (low - math.log(50))) for i in range(1, 10)]
+    assert lam.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Straight(), ZeroTerminal(ScaledLinear())], ids=repr)
@@ -109,6 +130,11 @@ def test_grids_in_sigma_go_on_from_the_cap_where_the_terminal_level_is_infinite(
 def test_beta_quantile_is_scipys(a: float, b: float) -> None:
     p = torch.linspace(0.001, 1, 200, dtype=F64)
     assert float((beta_quantile(p, a, b) - torch.from_numpy(stats.beta.ppf(p.numpy(), a, b))).abs().max()) < 1e-10
+
+
+def test_beta_puts_its_steps_at_the_quantiles_of_its_two_parameters() -> None:
+    time = Linear().time(Beta(2.0, 5.0).levels(Linear(), 8).levels.lam[1:-1])
+    assert time.tolist() == pytest.approx(stats.beta.ppf([1 - i / 8 for i in range(1, 8)], 2, 5).tolist(), abs=1e-9)
 
 
 def test_beta_of_one_is_uniform() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from inkwash.cond import Cond
 from inkwash.errors import UsageError
 from inkwash.serve import Engine
 from inkwash.serve.embeddings import Embeddings, encoder_hash
+from inkwash.serve.results import Results
 from test_pipeline_exact import Named, ask, exact
 
 ASK = Request("a small red cube", "two cones", seed=7, steps=2, sampler="ddim", guidance=3.0, width=32, height=32)
@@ -84,6 +87,20 @@ def test_a_failed_encoding_is_told_and_not_kept() -> None:
     assert cache.get("", "", "a", number)["n"].item() == 1.0
 
 
+def test_a_failed_encoding_leaves_what_another_made_meanwhile() -> None:
+    cache = Embeddings(1)
+
+    def fail(text: str | None) -> Cond:
+        cache.get("", "", "b", number)                     # takes the only place
+        cache.get("", "", "a", number)                     # and another asks for the same again
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        cache.get("", "", "a", fail)
+    assert len(cache) == 1
+    assert cache.get("", "", "a", fail)["n"].item() == 1.0
+
+
 def test_the_hash_of_an_encoder_is_that_of_its_weights(tiny_model: Path, stranger_model: Path) -> None:
     one, again, other = (Pipeline.from_pretrained(folder).conditioner for folder in (tiny_model, tiny_model, stranger_model))
     assert encoder_hash(one) == encoder_hash(again) != encoder_hash(other)
@@ -132,6 +149,17 @@ def test_a_ticket_is_checked_though_its_image_is_kept() -> None:
     for wrong in ({"deadline_sec": -1.0}, {"priority": "high"}, {"key": None}):
         with pytest.raises(UsageError):
             engine.submit(ask("cat"), **wrong)  # type: ignore[arg-type]
+
+
+def test_results_drop_what_was_not_used_for_longest() -> None:
+    made: list[Any] = [SimpleNamespace(request=ask("cat", seed=seed)) for seed in range(3)]
+    for use in (lambda kept: kept.get("anna", made[0].request), lambda kept: kept.put("anna", made[0])):
+        kept = Results(2)
+        kept.put("anna", made[0])
+        kept.put("anna", made[1])
+        use(kept)
+        kept.put("anna", made[2])
+        assert [kept.get("anna", image.request) for image in made] == [made[0], None, made[2]]
 
 
 def test_results_are_not_kept_unless_asked(tiny_model: Path) -> None:

@@ -180,6 +180,22 @@ def test_a_request_moves_to_another_process_in_mid_image(pipe: Pipeline, alone: 
     assert done.stdout.strip() == repr([(ASK.steps, *alone[ASK])])
 
 
+def test_what_is_taken_up_again_is_all_that_was_put_aside(pipe: Pipeline) -> None:
+    """Saved once more it has the same bytes, with or without a row done, a picture, a mask and slopes to remember; and the same preview."""
+    picture = Picture(32, 32, bytes(range(256)) * 12)
+    edit = dataclasses.replace(ASK, sampler="dpmpp_3m", image=picture, mask=Picture(32, 32, bytes([255] * 1536 + [0] * 1536)))
+    for request, ticks in ((ASK, 0), (edit, 2)):
+        engine = Engine(pipe)
+        ticket = engine.submit(request)
+        for _ in range(ticks):
+            engine.tick()
+        again = engine.resume(engine.save(ticket))
+        assert engine.save(again) == engine.save(ticket)
+        assert again.request == request
+        old, new = engine.preview(ticket), engine.preview(again)
+        assert (old is None and new is None) if ticks == 0 else (old is not None and new is not None and torch.equal(old, new))
+
+
 def test_what_was_suspended_is_checked(pipe: Pipeline, stranger_model: Path) -> None:
     engine = Engine(pipe)
     ticket = engine.submit(ASK)
@@ -196,6 +212,11 @@ def test_what_was_suspended_is_checked(pipe: Pipeline, stranger_model: Path) -> 
         patch.setattr("inkwash.serve.suspend.__version__", "0.0.0")
         with pytest.raises(CheckpointError, match="bits may differ"):
             engine.resume(data)
+        patch.undo()
+        patch.setattr("inkwash.serve.suspend.FORMAT", 2)
+        with pytest.raises(CheckpointError) as failure:
+            engine.resume(data)
+        assert failure.value.code == "suspended_damaged"
     with pytest.raises(UsageError, match="is cancelled"):
         engine.suspend(ticket)
     assert engine.live == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from inkwash import Pipeline, Request
 from inkwash.errors import UsageError
 from inkwash.serve import EarliestDeadline, Engine, FairShare, FirstCome, Policy, Refused, ShortestRemaining, Ticket
+from inkwash.serve.admission import Rate
 from inkwash.value import parse, registry
 from test_pipeline_exact import ask, exact
 
@@ -70,10 +72,24 @@ def test_fair_share_gives_keys_equal_rows_however_much_they_ask(pipe: Pipeline) 
         engine.tick()                                      # alone, it has everything
     assert sum(ticket.step for ticket in greedy) == 20
     modest = [engine.submit(job(10), key="modest") for _ in range(2)]
-    for _ in range(20):
+    for _ in range(10):
+        engine.tick()
+    assert (sum(ticket.step for ticket in greedy), sum(ticket.step for ticket in modest)) == (30, 10)          # a newcomer is owed no past
+    for _ in range(10):
         engine.tick()
     assert [ticket.status for ticket in modest] == ["done", "done"]
-    assert sum(ticket.step for ticket in greedy) == 40     # a newcomer is owed no past
+    assert sum(ticket.step for ticket in greedy) == 40
+
+
+def test_a_share_is_counted_in_network_rows_whichever_steps_are_guided(pipe: Pipeline) -> None:
+    """In an interval in the middle a step costs two rows, outside one."""
+    engine = Engine(pipe, policy=FairShare(), rows=1)
+    ticket = engine.submit(ask("cat", steps=8, guidance="CFG(3.0, Interval(0.3, 3.0))"), key="one")
+    assert set(ticket.job.rows) == {1, 2}
+    while ticket.live:
+        assert engine._served["one"] == ticket.job.nfe == engine.rows_done
+        engine.tick()
+    assert engine._served == {}
 
 
 def test_a_tick_has_at_most_rows_network_rows_of_one_shape(pipe: Pipeline) -> None:
@@ -153,6 +169,22 @@ def test_a_deadline_that_passes_ends_the_ticket_and_one_that_cannot_be_met_is_re
         assert bad.value.code == "bad_deadline"
 
 
+def test_what_has_ended_is_told_though_the_model_fails_in_that_tick(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the model failed")
+
+    clock = Clock()
+    engine = Engine(pipe, clock=clock)
+    late, fine = engine.submit(job(3), deadline_sec=2.0), engine.submit(job(3))
+    clock.now = 2.0
+    monkeypatch.setattr("inkwash.serve.engine.step", fail)
+    with pytest.raises(RuntimeError, match="the model failed"):
+        engine.tick()
+    monkeypatch.undo()
+    assert [(finished.ticket, finished.status) for finished in engine.tick()] == [(late, "expired")]
+    assert [finished.ticket for finished in engine.run()] == [fine]
+
+
 def test_the_queue_is_bounded_and_a_closed_engine_only_finishes(pipe: Pipeline) -> None:
     engine = Engine(pipe, queue=2)
     first, second = engine.submit(job(2)), engine.submit(job(2))
@@ -187,8 +219,54 @@ def test_a_wait_is_told_in_seconds_of_measured_speed(pipe: Pipeline) -> None:
     engine.submit(job(3))
     engine.rate.value = 10.0
     assert engine.wait_sec(5) == pytest.approx((5 + 3 + 2) / 10)  # itself, the shorter one, and a quarter of that for the oldest
+    assert engine.wait_sec(3) == pytest.approx((3 + 3 + 1) / 10)  # of equals the one that came first goes first
     assert engine.wait_sec(100) == pytest.approx(14.3)
     assert engine.wait_sec(5, priority=1) == pytest.approx(0.6)
+
+
+def test_a_wait_by_deadlines_counts_those_that_are_due_sooner_from_now(pipe: Pipeline) -> None:
+    clock = Clock()
+    engine = Engine(pipe, policy=EarliestDeadline(), rows=1, patience=10**6, clock=clock)
+    clock.now = 100.0                                      # deadlines are told as seconds from now, whatever the clock says
+    engine.submit(job(7), deadline_sec=20.0)
+    engine.submit(job(4), deadline_sec=60.0)
+    engine.rate.value = 10.0
+    assert engine.wait_sec(2, deadline_sec=30.0) == pytest.approx(0.9)
+    assert engine.wait_sec(2) == pytest.approx(1.3)
+
+
+def test_a_wait_by_shares_gives_a_newcomer_the_least_share_of_those_that_wait(pipe: Pipeline) -> None:
+    engine = Engine(pipe, policy=FairShare(), rows=1, patience=10**6)
+    engine.submit(job(8), key="old")
+    for _ in range(3):
+        engine.tick()
+    engine.rate.value = 1.0
+    assert engine.wait_sec(2, key="new") == engine.wait_sec(2, key="old") == pytest.approx(7.0)
+
+
+def test_a_full_queue_says_when_its_first_place_is_free(pipe: Pipeline) -> None:
+    engine = Engine(pipe, queue=2)
+    engine.submit(job(9))
+    engine.submit(job(4))
+    engine.rate.value = 2.0
+    with pytest.raises(Refused) as full:
+        engine.submit(job(1))
+    assert full.value.retry_sec == pytest.approx(2.0)
+
+
+def test_speed_is_measured_in_network_rows_and_fades_with_the_time_of_work(pipe: Pipeline) -> None:
+    engine = Engine(pipe)
+    assert engine.tick() == []
+    assert (engine.ticks, engine.rate.tick) == (0, 0.0)
+    engine.submit(ask("cat", steps=2, guidance=3.0))
+    engine.tick()
+    assert (engine.ticks, engine.rate.tick) == (1, 2.0)
+    rate, faded = Rate(), math.exp(-2.5 / 5)
+    rate.add(10, 0.5)
+    rate.add(4, 2.5)
+    rate.add(0, 9.0)                                       # nothing was done: nothing is learned
+    assert (rate.value, rate.tick) == pytest.approx((20 * faded + 1.6 * (1 - faded), 10 * faded + 4 * (1 - faded)))
+    assert rate.seconds(3) == pytest.approx(3 / rate.value)
 
 
 def test_policies_are_values() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from scipy.integrate import quad
 from theorem_tools import ODES, SAMPLERS, SDES, finding
 from torch import Tensor
 
@@ -14,11 +16,12 @@ from inkwash.core.schedule import Exponential
 from inkwash.core.spacing import Karras, Path
 from inkwash.sample import Sampler
 from inkwash.sample.multistep import DEIS, AdamsBashforth, DPMSolverPP
-from inkwash.sample.onestep import DDPM, Consistency
+from inkwash.sample.onestep import DDIM, DDPM, Consistency, EulerMaruyama
 from inkwash.sample.unipc import UniPC
 from inkwash.verify.oracle import DATA, F64, even, moments, slope, solve, trace
 
-MORE: list[Sampler] = [DEIS(1), DEIS(2), DEIS(4), AdamsBashforth(1), AdamsBashforth(3), AdamsBashforth(3, "flow"), DPMSolverPP(1), UniPC(1)]
+MORE: list[Sampler] = [DEIS(1), DEIS(2), DEIS(4), AdamsBashforth(1), AdamsBashforth(3), AdamsBashforth(3, "flow"), DPMSolverPP(1), UniPC(1),
+                       DDIM(0.5), EulerMaruyama(0.5), DPMSolverPP(2, 0.5), DPMSolverPP(3, 0.5)]
 
 
 STATED = [sampler for sampler in [*ODES, *SDES, *MORE] if sampler.order]
@@ -87,3 +90,25 @@ def test_order_survives_karras_spacing() -> None:
         x = torch.sqrt(DATA.variances + plan.start.sigma**2)
         errors.append(float((solve(plan, x) - DATA.flow(x, plan.start, plan.end)).norm()))
     assert slope([39, 79, 159], errors) > 1.9
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("steps_back", [1, 3])
+def test_s11_as_many_slopes_are_exact_on_polynomials_of_their_degree(steps_back: int, eta: float) -> None:
+    """x0(lam) = lam^j, whatever x is: x_q = sigma_q / sigma_p e^(-eta h) x_p + alpha_q int_0^h (1 + eta) e^(-(1 + eta) u) x0(lam_q - u) du.
+
+    The first steps, which have fewer slopes, are held to their degree. Two slopes are left out: as published, they are not exact.
+    """
+    path = Path.of(Gauge.VP, torch.tensor([-3.0, -2.4, -1.2, -0.5, 0.9], dtype=F64))
+    plan, lams = DPMSolverPP(steps_back, eta).plan(path), path.levels.lam.tolist()
+    for degree in range(steps_back):
+        x, slopes = 0.7, [0.0] * 4
+        for row, (p, q) in enumerate(pairwise(path.points)):
+            h = q.lam - p.lam
+            slopes = [lams[row]**degree, *slopes[:3]]
+            weights = plan.weights[row, 0].tolist()
+            found = weights[0] * x + sum(w * slope for w, slope in zip(weights[2:6], slopes, strict=True))
+            inner, _ = quad(lambda u, top=q.lam, j=degree: (1 + eta) * math.exp(-(1 + eta) * u) * (top - u)**j, 0, h, epsabs=1e-13)
+            x = q.sigma / p.sigma * math.exp(-eta * h) * x + q.alpha * inner
+            assert found == pytest.approx(x, abs=1e-11) or row < degree, (degree, row)
+            x = found

@@ -10,10 +10,11 @@ from torch import Tensor
 from inkwash.core.level import Level
 from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
 from inkwash.core.schedule import Linear, Schedule
-from inkwash.core.spacing import Trailing
+from inkwash.core.spacing import Path, Trailing
 from inkwash.sample import Program, Sampler, begin, finish, prior, run, tick
 from inkwash.sample.kernel import State
 from inkwash.sample.onestep import DDIM, DDPM, Euler, EulerAncestral
+from inkwash.sample.singlestep import DPMSolverSDE
 from inkwash.value import parse, registry
 from inkwash.verify.oracle import DATA, F64, bumpy, even, path_of, same_bits, solve
 
@@ -151,6 +152,18 @@ def test_s3_ddim_eta_one_is_ddpm_and_euler_ancestral(schedule: Schedule) -> None
         assert torch.equal(DDIM().plan(path).weights, Euler().plan(path).weights)
         beta = DDPM("forward").plan(path)
         assert not torch.allclose(one, solve(beta, x, seed=2), atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_both_halves_of_an_sde_step_are_steps_of_the_posterior(eta: float) -> None:
+    """From p to the middle in lam, and, with x0 seen there, from p to q: each draws its own noise."""
+    path = even(-2, 2, 3)
+    plan = DPMSolverSDE(eta).plan(path)
+    for k in range(3):
+        lam = path.levels.lam[k], path.levels.lam[k:k + 2].mean(), path.levels.lam[k + 1]
+        half, whole = (DDIM(eta).plan(Path.of(path.gauge, torch.stack([lam[0], end]))).weights[0, 0] for end in lam[1:])
+        torch.testing.assert_close(plan.weights[2 * k, 0], half, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(plan.weights[2 * k + 1, 0, 1:], torch.cat([whole[:1], whole[2:]]), rtol=1e-12, atol=1e-12)
 
 
 def test_s3_deterministic_samplers_ask_for_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from tiny_runs import run, toy
 from inkwash.train import checkpoint
 from inkwash.train.config import read_recipe
 from inkwash.train.contrastive import info_nce
+from inkwash.train.distributed import Group
 from inkwash.train.log import read_log
 from inkwash.train.run import train
 
@@ -83,3 +84,25 @@ def test_batch_that_does_not_divide(tmp_path: Path, data: Path, monkeypatch: pyt
     monkeypatch.setattr(Group, "mean", lambda self, value: value)
     with pytest.raises(UsageError, match="multiple of accumulate x processes = 3"):
         train(toy(batch=4), [data], tmp_path / "run", quiet=True)
+
+
+def test_processes_agree_by_mean_and_by_the_largest_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, of which the other one holds threes: it was told to stop, and this one was not."""
+    import torch.distributed as dist
+
+    joined = {dist.ReduceOp.SUM: torch.add, dist.ReduceOp.MAX: torch.maximum, dist.ReduceOp.MIN: torch.minimum}
+
+    def all_reduce(tensor: torch.Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
+        tensor.copy_(joined[op](tensor, torch.full_like(tensor, 3)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    group = Group(alone=True)
+    group.world = 2
+    assert (group.agree(0), group.agree(15)) == (3, 15)
+    assert group.mean(2.0) == 2.5
+    parameters = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(())), torch.nn.Parameter(torch.zeros(2))]
+    parameters[0].grad, parameters[1].grad = torch.arange(6.0).view(3, 2).T, torch.tensor(5.0)
+    group.average_gradients(parameters)
+    assert parameters[0].grad.tolist() == [[1.5, 2.5, 3.5], [2.0, 3.0, 4.0]]
+    assert parameters[1].grad.item() == 4.0
+    assert parameters[2].grad is None

@@ -54,6 +54,15 @@ def test_ema_is_applied_only_inside_the_block() -> None:
     assert module.weight.item() == 1
 
 
+def test_what_is_no_number_to_average_is_copied() -> None:
+    module = nn.BatchNorm1d(3)
+    ema = Ema(module, half_life=1e9, ramp=0)
+    module(torch.randn(4, 3) + 5)
+    ema.update(module, 4, 4)
+    assert ema.tensors["num_batches_tracked"].item() == 1
+    assert ema.tensors["running_mean"].abs().max() < 1e-6
+
+
 @pytest.mark.parametrize(("kind", "step", "expected"), [("constant", 0, 0.25), ("constant", 1, 0.5), ("constant", 3, 1.0), ("constant", 50, 1.0),
                                                         ("cosine", 4, 1.0), ("cosine", 52, 0.55), ("cosine", 100, 0.1), ("wsd", 0, 0.25),
                                                         ("wsd", 79, 1.0), ("wsd", 90, 0.55), ("wsd", 100, 0.1)])
@@ -64,10 +73,11 @@ def test_learning_rate(kind: str, step: int, expected: float) -> None:
 
 
 def test_muon_takes_hidden_matrices_only() -> None:
-    module = nn.ModuleDict({"conv": nn.Conv2d(2, 4, 3), "embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 6), "norm": nn.LayerNorm(4)})
+    module = nn.ModuleDict({"conv": nn.Conv2d(2, 4, 3), "embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 6), "norm": nn.LayerNorm(4),
+                            "one": nn.Linear(4, 1)})
     hidden, rest = split(module)
     assert set(hidden) == {"hidden.weight"}
-    assert set(rest) == {"conv.weight", "conv.bias", "embed.weight", "hidden.bias", "norm.weight", "norm.bias"}
+    assert set(rest) == {"conv.weight", "conv.bias", "embed.weight", "hidden.bias", "norm.weight", "norm.bias", "one.weight", "one.bias"}
     optimizers = Optimizers(module, OptimizerConfig(kind="muon"))
     before = module["hidden"].weight.detach().clone()
     module["hidden"](torch.randn(8, 4)).square().sum().backward()
@@ -75,6 +85,24 @@ def test_muon_takes_hidden_matrices_only() -> None:
     update = (before - module["hidden"].weight).detach()
     singular = torch.linalg.svdvals(update)
     assert singular.max() / singular.min() < 3
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_optimizers_take_up_their_state_by_name(kind: str) -> None:
+    """Also where one name begins as another does."""
+    def made() -> tuple[nn.ModuleDict, Optimizers]:
+        module = nn.ModuleDict({"a": nn.Linear(3, 4), "aa": nn.Linear(4, 3)})
+        module["a"].register_parameter("weight_scale", nn.Parameter(torch.ones(4, 3)))
+        return module, Optimizers(module, OptimizerConfig(kind=kind))  # type: ignore[arg-type]
+
+    module, optimizers = made()
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizers.step(1.0)
+    state, (_, fresh) = optimizers.state(), made()
+    fresh.load(state, lambda tensor, parameter: tensor)
+    assert fresh.state().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in fresh.state().items())
 
 
 def test_draws_depend_on_the_position_alone() -> None:
@@ -143,11 +171,13 @@ def test_a_rate_of_its_own_scales_the_move_of_the_parameters_that_it_names(kind:
     assert moved["body.bias"].abs().mean().item() == pytest.approx(0.05, rel=1e-4)                             # AdamW's first move is its rate
 
 
-def test_adamw_has_the_settings_of_its_config() -> None:
+def test_optimizers_have_the_settings_of_their_config() -> None:
     config = OptimizerConfig(lr=0.3, betas=(0.5, 0.75), eps=0.125, weight_decay=0.25)
     ((_, optimizer, lr),) = Optimizers(nn.Linear(2, 2), config).parts
     group = optimizer.param_groups[0]
     assert (lr, group["betas"], group["eps"], group["weight_decay"]) == (0.3, (0.5, 0.75), 0.125, 0.25)
+    _, (_, muon, lr) = Optimizers(nn.Linear(2, 2), config.model_copy(update={"kind": "muon", "muon_lr": 0.125})).parts
+    assert (lr, muon.param_groups[0]["weight_decay"]) == (0.125, 0.25)
 
 
 def test_accumulation_changes_nothing_but_rounding(data: Path, tmp_path: Path) -> None:

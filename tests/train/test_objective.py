@@ -29,6 +29,8 @@ def test_levels_follow_their_distribution(levels: Levels) -> None:
     u = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     t = levels.times(u, torch.arange(len(u)), len(u))
     assert bool(((t > 0) & (t <= 1)).all())
+    ends = levels.times(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), torch.tensor([0, 0]), 1)
+    assert 0 < float(ends.min()) <= float(ends.max()) <= 1                                 # what draws give at their ends
     exact = stats.norm(0.5, 0.8).cdf if isinstance(levels, LogitNormalLevels) else stats.uniform.cdf
     assert stats.kstest(torch.logit(t).numpy() if isinstance(levels, LogitNormalLevels) else t.numpy(), exact).pvalue > 1e-3
 

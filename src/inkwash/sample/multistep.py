@@ -6,8 +6,8 @@ In lam the probability flow ODE is linear in x but for the network (Lu et al. 20
     x_q = alpha_q / alpha_p x_p - alpha_q int e^-lam eps(lam) dlam       (noise form)
 
 between lam_p and lam_q. A multistep method puts a polynomial through the last few x0 or eps and integrates it; the first steps, which have no
-past, use lower degrees. From pure noise and to the clean image lam is infinite: those steps are the exact first-order ones, and what was
-remembered at lam = -inf is dropped.
+past, use lower degrees. From pure noise and to the clean image lam is infinite: those steps, the first and the last of a path, are the exact
+first-order ones, and nothing is remembered of them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,6 @@ class DPMSolverPP(Sampler):
                 past = [p.lam, *past][:2]
             else:
                 yield Stage(p, ancestral(p, q, self.eta))
-                past = []
 
     def _step(self, p: Point, q: Point, past: list[float]) -> Mix:
         h = q.lam - p.lam
@@ -134,7 +133,6 @@ class DEIS(Sampler):
         for p, q in pairwise(path.points):
             if not (p.finite and q.finite):
                 yield Stage(p, ancestral(p, q))
-                past = []
                 continue
             past = [p.lam, *past][:self.steps_back]
             start = p.lam                                  # from here, e^(lam_p - lam): nothing overflows
@@ -167,7 +165,6 @@ class AdamsBashforth(Sampler):
         for p, q in pairwise(path.points):
             if not clock.reaches(p) or clock.scale(q) == 0:
                 yield Stage(p, ancestral(p, q))
-                past = []
                 continue
             past = [clock.u(p), *past][:self.steps_back]
             weights = integral_weights(past, clock.u(p), clock.u(q), lambda u: 1.0)

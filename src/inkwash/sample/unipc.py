@@ -62,16 +62,13 @@ class UniPC(Sampler):
         before: Point | None = None                        # the level of the row before, when its step can be corrected
         past: list[float] = []                             # lam of the remembered x0, newest first: before, and earlier
         for p, q in pairwise(path.points):
-            here = Mix(x=1.0)
-            if before is not None and p.finite:
-                here = self._corrected(before, p, past)
+            here = Mix(x=1.0) if before is None else self._corrected(before, p, past)
             if p.finite and q.finite:
                 nodes = past[:self.steps_back - 1]
                 yield Stage(p, self._predicted(p, q, nodes, here), here)
                 past, before = [p.lam, *past][:self.steps_back], p
             else:
                 yield Stage(p, ancestral(p, q), here)
-                past, before = [], None
 
     def _predicted(self, p: Point, q: Point, nodes: list[float], here: Mix) -> Mix:
         h = q.lam - p.lam
