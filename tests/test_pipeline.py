@@ -19,6 +19,7 @@ from inkwash.device import compute_dtype, own_precision
 from inkwash.errors import CheckpointError, InkwashError, InkwashWarning, UsageError
 from inkwash.io.find import read_info
 from inkwash.io.folder import save_info
+from inkwash.record import record
 from inkwash.sample import Sampler
 from inkwash.value import alias_table, parse
 
@@ -361,6 +362,18 @@ def test_saved_and_loaded_again_it_is_the_same_model(tiny_model: Path, tmp_path:
     with pytest.raises(UsageError, match="other things"):
         pipe.save_pretrained(tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_pipeline_made_of_parts_has_the_number_format_of_its_networks(tiny_model: Path, dtype: torch.dtype) -> None:
+    whole = Pipeline.from_pretrained(tiny_model, dtype=dtype)
+    made = Pipeline(whole.denoiser, whole.codec, whole.conditioner, whole.info, whole.source)
+    assert (made.dtype, made.device) == (dtype, torch.device("cpu"))
+    assert made.determinism == whole.determinism
+    first, second = (record(pipe.generate([ASK])[0], pipe, "0" * 64) for pipe in (made, whole))
+    assert first == second
+    moved = Pipeline(whole.denoiser.to("meta"), whole.codec, whole.conditioner, whole.info)
+    assert moved.device.type == "meta"
 
 
 def test_tiled_decoding_is_close_to_whole_decoding(tiny_model: Path) -> None:
