@@ -171,7 +171,9 @@ def tasks_text() -> str:
 
 
 def _kind(hint: Any, about: Any = ()) -> str:
-    """A type and its limits as a person would say them."""
+    """A type and its limits as a person would say them; a list of so many things in brackets, as it is written."""
+    from inkwash.train.config import _pattern
+
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if any("Serializer" in type(item).__name__ for item in about):
         return "text of a value"
@@ -180,15 +182,17 @@ def _kind(hint: Any, about: Any = ()) -> str:
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in parts)
     if origin is tuple:
-        return f"list of {_kind(parts[0])}s" if parts[1:] == (...,) else f"{len(parts)} of: {_kind(parts[0])}"
+        kinds = [_kind(part) for part in parts if part is not ...]
+        return f"[{', '.join(kinds)}]" if parts[1:] != (...,) else f"list of {kinds[0]}" + "s" * (not kinds[0].startswith("["))
     if origin in (Union, types.UnionType):
         return ", or ".join(map(_kind, parts))
     if origin is dict:
         return f"mapping of {_kind(parts[0])} to {_kind(parts[1])}"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "folder", type(None): "nothing"}
-    name = names.get(hint, str(hint))
-    limits = [f"{sign} {getattr(item, word)}" for item in about for word, sign in (("gt", ">"), ("ge", ">="), ("le", "<=")) if hasattr(item, word)]
-    return " ".join([name, *limits])
+    name = "regular expression" if any(getattr(item, "func", None) is _pattern for item in about) else names.get(hint, str(hint))
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = [f"{sign} {getattr(item, word)}" for item in about for word, sign in signs.items() if hasattr(item, word)]
+    return " ".join([name, " and ".join(limits)]).strip()
 
 
 def model_table(name: str) -> str:

@@ -106,6 +106,14 @@ def test_tables_hold_the_whole_registry(hooks: ModuleType) -> None:
         assert len({line.count(" | ") for line in table.replace("\\|", "").splitlines()}) == 1, "a cell with a bar in it"
 
 
+def test_settings_say_what_is_written_there(hooks: ModuleType) -> None:
+    told = hooks.settings_table("DataConfig") + hooks.settings_table("OptimizerConfig") + hooks.settings_table("SampleConfig")
+    for row in ("| `rewrite` | list of [regular expression, text] |", "| `leave_out` | list of regular expressions |",
+                "| `repeat` | mapping of regular expression to whole number > 0 |", "| `betas` | [number >= 0 and &lt; 1, number >= 0 and &lt; 1] |",
+                "| `size` | whole number > 0 and &lt;= 4096 |", "| `seeds` | list of whole numbers |"):
+        assert row in told
+
+
 def test_samplers_and_guidances_have_a_source(hooks: ModuleType) -> None:
     classical = {"AdamsBashforth", "RK4", "NoGuidance"}
     for kind in ("samplers", "guidances"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 
 from inkwash import Pipeline, Request
 from inkwash.core.spacing import Spacing
-from inkwash.device import compute_dtype
+from inkwash.device import compute_dtype, own_precision
 from inkwash.errors import CheckpointError, InkwashError, InkwashWarning, UsageError
 from inkwash.io.find import read_info
 from inkwash.io.folder import save_info
+from inkwash.record import record
 from inkwash.sample import Sampler
 from inkwash.value import alias_table, parse
 
@@ -115,6 +117,89 @@ def test_a_default_type_of_the_caller_changes_no_bit(pipe: Pipeline, tiny_model:
         torch.set_default_dtype(before)
     assert torch.equal(inside.latent, alone.latent)
     assert torch.equal(inside.pixels, alone.pixels)
+
+
+def _settings() -> list[str]:
+    parts = (torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)
+    return [part.fp32_precision for part in parts]
+
+
+@pytest.mark.parametrize("part", ["legacy", "generic", "backend", "operator"])
+def test_a_float32_precision_of_the_caller_changes_no_bit_and_is_put_back(pipe: Pipeline, part: str) -> None:
+    backends = {"generic": torch.backends, "backend": torch.backends.mkldnn, "operator": torch.backends.mkldnn.matmul}
+    [alone] = pipe.generate([ASK])
+    legacy, before, seen = torch.get_float32_matmul_precision(), _settings(), []
+    hook = pipe.denoiser.network.register_forward_hook(lambda *_: seen.append(torch.backends.mkldnn.matmul.fp32_precision))
+    try:
+        if part == "legacy":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            backends[part].fp32_precision = "bf16"
+        set_by_caller = _settings()
+        [inside] = pipe.generate([ASK])
+        assert _settings() == set_by_caller
+        with pytest.raises(UsageError):
+            pipe.generate([dataclasses.replace(ASK, sampler="nothing")])
+        assert _settings() == set_by_caller
+    finally:
+        hook.remove()
+        if part == "legacy":
+            torch.set_float32_matmul_precision(legacy)
+            torch.backends.mkldnn.matmul.fp32_precision = before[2]
+        else:
+            backends[part].fp32_precision = "none"
+    assert _settings() == before                           # what was inherited is inherited again
+    assert set(seen) == {"ieee"}
+    assert torch.equal(inside.latent, alone.latent)
+    assert torch.equal(inside.pixels, alone.pixels)
+
+
+def test_a_float32_precision_stays_ours_until_the_last_thread_is_done() -> None:
+    host, setting = own_precision(torch.device("cpu")), torch.backends.mkldnn.matmul
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with host:
+            entered.set()
+            assert leave.wait(60)
+
+    setting.fp32_precision = "bf16"
+    try:
+        with host:
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert entered.wait(60)
+        assert setting.fp32_precision == "ieee"
+        leave.set()
+        thread.join()
+        assert setting.fp32_precision == "bf16"
+    finally:
+        setting.fp32_precision = "none"
+
+
+def test_an_accelerator_has_its_own_precisions() -> None:
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [part.fp32_precision for part in parts]
+    try:
+        for part, other in zip(parts, ("tf32", "ieee", "ieee")):
+            part.fp32_precision = other
+        with own_precision(torch.device("cuda")):
+            assert [part.fp32_precision for part in parts] == ["ieee", "tf32", "tf32"]
+        assert [part.fp32_precision for part in parts] == ["tf32", "ieee", "ieee"]
+    finally:
+        for part, value in zip(parts, before):
+            part.fp32_precision = value
+
+
+def test_what_it_returns_can_be_trained_on_and_changed_in_place(pipe: Pipeline) -> None:
+    seen: list[torch.Tensor] = []
+    [made] = pipe.generate([ASK], lambda progress: seen.append(progress.x0))
+    weight = torch.ones((), requires_grad=True)
+    for tensor in (made.latent, seen[-1], pipe.encode("a cat")["pooled"], made.pixels):
+        (tensor.float() * weight).square().sum().backward()
+        tensor.add_(1)
+    assert weight.grad is not None
+    assert bool(weight.grad)
 
 
 def test_a_default_device_of_the_caller_and_its_random_numbers_are_left_alone(pipe: Pipeline, tiny_model: Path) -> None:
@@ -277,6 +362,18 @@ def test_saved_and_loaded_again_it_is_the_same_model(tiny_model: Path, tmp_path:
     with pytest.raises(UsageError, match="other things"):
         pipe.save_pretrained(tmp_path / "photos")
     assert (tmp_path / "photos" / "me.jpg").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_pipeline_made_of_parts_has_the_number_format_of_its_networks(tiny_model: Path, dtype: torch.dtype) -> None:
+    whole = Pipeline.from_pretrained(tiny_model, dtype=dtype)
+    made = Pipeline(whole.denoiser, whole.codec, whole.conditioner, whole.info, whole.source)
+    assert (made.dtype, made.device) == (dtype, torch.device("cpu"))
+    assert made.determinism == whole.determinism
+    first, second = (record(pipe.generate([ASK])[0], pipe, "0" * 64) for pipe in (made, whole))
+    assert first == second
+    moved = Pipeline(whole.denoiser.to("meta"), whole.codec, whole.conditioner, whole.info)
+    assert moved.device.type == "meta"
 
 
 def test_tiled_decoding_is_close_to_whole_decoding(tiny_model: Path) -> None:

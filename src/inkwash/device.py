@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
+from typing import Any
 
 import torch
 
@@ -47,6 +49,46 @@ def on_host() -> Iterator[None]:
         return
     with torch.device("cpu"):
         yield
+
+
+class OwnPrecision:
+    """While any thread is inside, float32 is multiplied on this kind of device as torch does at its start, whatever the caller has set.
+
+    torch keeps these settings for the whole process (`set_float32_matmul_precision`, `torch.backends.*.fp32_precision`). So the first thread
+    in sets them, where they differ, and the last one out puts back what was found.
+    """
+
+    def __init__(self, wanted: tuple[tuple[Any, tuple[str, ...]], ...]) -> None:
+        self._wanted = wanted                              # a setting, and its values that mean the same as torch's own, which is the first
+        self._lock, self._inside = Lock(), 0
+        self._found: list[tuple[Any, str]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            for setting, own in self._wanted:
+                if (found := setting.fp32_precision) not in own:
+                    self._found.append((setting, found))
+                    setting.fp32_precision = own[0]
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            while self._found and not self._inside:
+                setting, found = self._found.pop(0)
+                setting.fp32_precision = "none"            # as the setting above it says, which it may have had its value from
+                if setting.fp32_precision != found:
+                    setting.fp32_precision = found
+
+
+_FULL, _TF32 = ("ieee", "none"), ("tf32",)
+_HOST = OwnPrecision(tuple((getattr(torch.backends.mkldnn, name), _FULL) for name in ("matmul", "conv", "rnn")))
+_CUDA = OwnPrecision(((torch.backends.cuda.matmul, _FULL), *((getattr(torch.backends.cudnn, name), _TF32) for name in ("conv", "rnn"))))
+
+
+def own_precision(device: torch.device) -> OwnPrecision:
+    """The guard of that kind of device."""
+    return _CUDA if device.type == "cuda" else _HOST
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -56,6 +56,11 @@ def shown(value: object, most: int) -> str:
         return f"a {type(value).__name__} too long to write"
 
 
+def install(extras: str) -> str:
+    """How to get what a feature needs beyond the core; `extras` are those of pyproject.toml, with commas between."""
+    return f'in the clone of inkwash run: pip install -e ".[{extras}]"'
+
+
 class DataError(InkwashError):
     """Training or input data that cannot be read or used."""
 

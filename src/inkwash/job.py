@@ -21,7 +21,7 @@ from inkwash.codec import to_uint8
 from inkwash.companion import class_of
 from inkwash.cond import Cond
 from inkwash.core.level import Clean, Level
-from inkwash.device import on_host
+from inkwash.device import on_host, own_precision
 from inkwash.edit import lay_over
 from inkwash.errors import UsageError
 from inkwash.guide import ClassifierGuidance, Guidance, effective, evaluate
@@ -39,8 +39,11 @@ Encode = Callable[[str | None], Cond]
 
 @contextmanager
 def undisturbed(pipe: Pipeline) -> Iterator[None]:
-    """Without gradients, and out of reach of the caller's default device and autocast, which would give other bits."""
-    with torch.inference_mode(), on_host(), torch.autocast(pipe.device.type, enabled=False):
+    """Without gradients, and out of reach of the caller's default device, autocast and float32 precision, which would give other bits.
+
+    Not in inference mode: what is made here is the caller's, who may train on it or change it in place.
+    """
+    with torch.no_grad(), on_host(), torch.autocast(pipe.device.type, enabled=False), own_precision(pipe.device):
         yield
 
 

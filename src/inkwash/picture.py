@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 
 from inkwash.errors import DataError, UsageError, shown
+from inkwash.io.path import as_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class Picture:
     def of(cls, source: Source) -> Picture:
         """The picture in a file, in the bytes of a file, or of Pillow.
 
-        Raises DataError: file_not_found, image_format, image_too_large, image_unreadable; UsageError `bad_image` for anything else.
+        Raises DataError: file_not_found, image_format, image_too_large, image_unreadable; UsageError `bad_path`, and `bad_image` for anything else.
         """
         if isinstance(source, Picture):
             return source
@@ -64,7 +65,7 @@ class Picture:
             except Exception as error:                                                  # a file not yet decoded, damaged; or one that is closed
                 raise DataError("image_unreadable", f"the picture of Pillow cannot be read: {error or type(error).__name__}; {FORMATS}") from error
             return cls._plain(made)
-        item = Item("the picture", source, "", {}) if isinstance(source, bytes) else Item(str(source), _read(Path(source)), "", {})
+        item = Item("the picture", source, "", {}) if isinstance(source, bytes) else Item(str(source), _read(as_path(source, "a picture")), "", {})
         if len(item.image) > MAX_BYTES:
             raise DataError("image_too_large", f'"{item.key}" has {len(item.image)} bytes; {FORMATS}')
         try:
@@ -157,5 +158,3 @@ def _read(path: Path) -> bytes:
         raise DataError("file_not_found", f'there is no file "{path}"; {FORMATS}') from None
     except OSError as error:
         raise DataError("image_unreadable", f'cannot read "{path}": {error.strerror}; {FORMATS}') from None
-    except ValueError as error:                                                         # a NUL in the path
-        raise DataError("file_not_found", f'"{path}" is not a path: {error}; {FORMATS}') from None

@@ -52,7 +52,10 @@ StepCallback = Callable[[Progress], None]
 
 
 class Pipeline:
-    """A model that is ready to make images. `schedule` is its noise process; `info` what its folder says of it."""
+    """A model that is ready to make images. `schedule` is its noise process; `info` what its folder says of it.
+
+    Made of parts it runs where the denoiser is, in the denoiser's number format; `to` moves and casts all parts together.
+    """
 
     micro_batch = 2                                        # rows of a network call: guidance has two branches
 
@@ -67,7 +70,8 @@ class Pipeline:
         self.classifier = classifier
         self.companions: dict[str, str] = {}
         self.schedule = parse(info.process, Schedule)  # type: ignore[type-abstract]
-        self.device = torch.device("cpu")
+        own = next((one for one in denoiser.parameters() if one.is_floating_point()), torch.empty(0, dtype=torch.float32, device="cpu"))
+        self.device, self.dtype = own.device, own.dtype
         self._calls: dict[tuple[int, tuple[int, ...]], tuple[int, Mapping[int, float]]] = {}
         self._progress: dict[str, Any] = {"disable": None}     # a bar on a terminal only
 

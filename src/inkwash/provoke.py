@@ -34,7 +34,7 @@ class Product(NamedTuple):
         return torch.cat([self.layer(self.x[start * each:(start + size) * each]) for start in range(0, of, size)])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def products(networks: Iterable[nn.Module], run: Callable[[], T]) -> tuple[T, list[Product]]:
     """What `run` gives, and the products, each kind once, that `networks` make in it."""
     seen: dict[tuple[object, ...], tuple[nn.Module, torch.Size, torch.dtype, bool]] = {}

@@ -27,7 +27,7 @@ PROMPTS = ("a small red cube", "two blue spheres beside a tall green cone in sof
 THREADS = (1, 2, 3)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def same_bits(pipeline: Pipeline) -> bool:
     """True when one row has the same bits in every slot, beside every neighbour, with any number of threads and on a second try."""
     conds = pipeline.conditioner(PROMPTS).to(pipeline.device)
@@ -60,7 +60,7 @@ def same_bits(pipeline: Pipeline) -> bool:
     return same
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def certified(pipeline: Pipeline, shape: tuple[int, ...], most: int) -> dict[int, float]:
     """Seconds of a network call of each size up to `most` that gives x of `shape` the bits of `micro_batch`, which comes first.
 

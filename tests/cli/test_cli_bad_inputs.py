@@ -50,7 +50,7 @@ CASES = [
     (["generate", "a", "red", "cube"], 2, "usage", 'into quotes: "a b c"'),
     (["generate", "-a red cube"], 2, "usage", "inkwash generate -- '-a red cube'"),
     (["generate", "x", "--model", "x" * 300], 2, "bad_path", "each of its names 255"),
-    (["generate", "x", "--model", "TINY", "-o", "x" * 300 + ".png"], 2, "bad_path", "File name too long"),
+    (["generate", "x", "--model", "TINY", "-o", "x" * 300 + ".png"], 2, "bad_path", "each of its names 255"),
     (["generate", "x", "--steps"], 2, "usage", "--steps requires an argument"),
     (["generat", "x"], 2, "usage", "did you mean generate?"),
     (["fly"], 2, "usage", "known: generate"),
@@ -151,6 +151,31 @@ def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) ->
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in COMMANDS)
+
+
+PLAN = ["plan", "--deadline", "5"]
+
+
+@pytest.mark.parametrize("given", ["a\0b", "x" * 300], ids=["NUL", "long"])
+@pytest.mark.parametrize("words", [["generate", "x", "--model", "TINY", "-o"], ["generate", "x", "--model"],
+                                   ["generate", "x", "--model", "TINY", "--image"], ["generate", "x", "--model", "TINY", "--weak"],
+                                   ["generate", "x", "--model", "TINY", "--classifier"], ["grid", "x", "--model", "TINY", "--x", "steps=1,2", "-o"],
+                                   ["reproduce"], ["inspect"], ["verify"], ["verify", "TINY", "--data"],
+                                   ["train", "--data", "scenes:4", "--out", "run"], ["data", "make", "scenes", "--num", "1", "--out"], ["serve"],
+                                   ["serve", "--keys"], ["serve", "--config"], ["serve", "--new-key", "x", "--keys"],
+                                   ["serve", "TINY", "--port", "0", "--db", "sqlite:///"], ["serve", "TINY", "--port", "0", "--files"],
+                                   [*PLAN, "--traffic"], [*PLAN, "--rate", "1", "--curve"], [*PLAN, "--rate", "1", "--config"],
+                                   [*PLAN, "--rate", "1", "--save-curve"]], ids=lambda words: " ".join(words))
+def test_a_text_that_is_no_path_is_refused_the_same_everywhere(words: list[str], given: str, tiny_model: Path, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    *words, last = [str(tiny_model) if word == "TINY" else word for word in words]
+    code = run([*words, last + given] if last.endswith("/") else [*words, last, given])
+    told = capsys.readouterr().err
+    assert "must be a path that can exist" in told
+    assert "\0" not in told
+    assert (code, told.count("\n")) == (2, 1)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 SCENES = ["--data", "scenes:4", "--out"]

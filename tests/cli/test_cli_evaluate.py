@@ -118,6 +118,20 @@ def test_what_was_stopped_goes_on(tiny_model: Path, parts: list[str], tmp_path: 
     assert "samples: 48" in err
 
 
+def test_what_was_killed_goes_on_and_leaves_nothing_half_written(tiny_model: Path, parts: list[str], tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "report"
+    words = ["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(place)]
+    killed = "import os, signal; os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL); " + MAIN
+    assert subprocess.run([sys.executable, "-c", killed, *words], check=False, timeout=300, stderr=subprocess.DEVNULL).returncode == -9
+    assert len(list(place.rglob(".partial-*"))) == 1
+    mine = place / "cache" / f".partial-{os.getpid()}-other.safetensors"                   # what a living process writes stays
+    mine.write_bytes(b"")
+    assert run(words) == 0
+    assert "samples: 48" in capsys.readouterr().err
+    assert list(place.rglob(".partial-*")) == [mine]
+
+
 def test_T9_two_processes_give_the_bits_of_one(report: Path, tiny_model: Path, parts: list[str], tmp_path: Path) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", "--", sys.executable, "-c", MAIN]
     words = ["evaluate", str(tiny_model), *parts, *SMALL, "--report", str(tmp_path / "two")]

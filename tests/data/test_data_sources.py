@@ -188,7 +188,7 @@ def test_missing_pyarrow_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(UsageError) as caught:
         open_source(tmp_path / "a.parquet")
     assert caught.value.code == "missing_extra"
-    assert 'pip install "inkwash[train]"' in caught.value.message
+    assert 'pip install -e ".[train]"' in caught.value.message
 
 
 def test_captions_lists_and_other_fields(tmp_path: Path) -> None:

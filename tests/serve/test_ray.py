@@ -27,8 +27,8 @@ from inkwash import Pipeline, Request
 from inkwash.io.png import pixel_sha256
 from inkwash.output import to_pil
 
-ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "inkwash[ray]"')
-serve = pytest.importorskip("ray.serve", reason='Ray is not installed: pip install "inkwash[ray]"')
+ray = pytest.importorskip("ray", reason='Ray is not installed: pip install -e ".[ray]"')
+serve = pytest.importorskip("ray.serve", reason='Ray is not installed: pip install -e ".[ray]"')
 TEMPLATE = Path(inkwash.serve.__file__).parent / "ray" / "serve.yaml"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CPUS, STORE_BYTES, CALLS = 0.4, 200 << 20, 12

@@ -20,7 +20,7 @@ from inkwash.serve.http.settings import Settings
 from inkwash.serve.ray.scale import WAIT, ByWait
 
 DOCS = Path(__file__).parents[2] / "docs"
-REASON = 'Ray is not installed: pip install "inkwash[ray]"'
+REASON = 'Ray is not installed: pip install -e ".[ray]"'
 BODY = {"prompt": "a cone", "negative": "", "seed": 1, "steps": 1000, "width": 32, "height": 32}
 SUBMIT = {"do": "submit", "id": 7, "request": BODY, "key": "", "deadline_sec": None, "priority": 0, "format": "png", "compression": 100,
           "previews": (), "start": None, "state": 0}
@@ -29,7 +29,7 @@ SUBMIT = {"do": "submit", "id": 7, "request": BODY, "key": "", "deadline_sec": N
 def test_without_ray_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name == "ray" else found(name, package))
-    with pytest.raises(UsageError, match=r'pip install "inkwash\[serve,ray\]"') as caught:
+    with pytest.raises(UsageError, match=r'pip install -e "\.\[serve,ray\]"') as caught:
         command(ray=True)
     assert caught.value.code == "not_installed"
 

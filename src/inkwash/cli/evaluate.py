@@ -154,7 +154,7 @@ def evaluate(
     from inkwash.evaluate.run import Options
     from inkwash.evaluate.run import evaluate as run
     from inkwash.evaluate.store import Team
-    from inkwash.io.durable import write_text
+    from inkwash.io.durable import remove_orphans, write_text
     from inkwash.job import inert
 
     before = read_result(as_path(baseline, "--baseline")) if baseline is not None else None
@@ -185,6 +185,9 @@ def evaluate(
                       check_int(bits, "--bits", "bad_count", 0, MAX_NUM), unconditional, points, minutes=longest)
     team = Team()
     speak = not quiet and team.rank == 0
+    if place is not None and team.rank == 0:
+        remove_orphans(place)
+        remove_orphans(place / CACHE)
     try:
         with _progress(speak) as progress:
             found = run(pipeline, data, options, features, clip=texts, judge=(judge_name(), adherence), other=other,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from inkwash.cli.settings import Options, check_options, describe_model, first_request, load
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, install
+from inkwash.io.path import as_path
 from inkwash.request import check_int
 
 if TYPE_CHECKING:
@@ -86,13 +87,15 @@ def plan(*, traffic: Path | None = None, rate: str | None = None, deadline: str,
                              (prove is not None and workers, "--workers", "a prediction alone, and --prove takes as many as the server has")):
         if given:
             raise UsageError("inert_option", f"{name} is for {why}; leave it out")
+    if save_curve is not None:
+        as_path(save_curve, "--save-curve")
     deadline_sec = _positive(deadline, "--deadline", 3600.0)
     hourly = 0.0 if price == "0" else _positive(price, "--price", 1e6)
     options = Options(steps, sampler, spacing, guidance, None, seed or "0", size)
     check_options("x", options)
     for name in ("starlette", "prometheus_client", "sqlalchemy", "obstore"):
         if importlib.util.find_spec(name) is None:
-            raise UsageError("not_installed", f'inkwash plan needs the package {name}; pip install "inkwash[serve]"')
+            raise UsageError("not_installed", f"inkwash plan needs the package {name}; {install('serve')}")
     from inkwash.serve.plan.answer import plan as answer_of
     from inkwash.serve.plan.curve import read_curve, write_curve
     from inkwash.serve.plan.tell import tell

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, install
 
 Names = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
@@ -79,4 +79,4 @@ def serve(*models: str, host: str | None = None, port: int | None = None, device
 def _require(packages: Sequence[str], extras: str) -> None:
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise UsageError("not_installed", f'inkwash serve needs the package {name}; pip install "inkwash[{extras}]"')
+            raise UsageError("not_installed", f"inkwash serve needs the package {name}; {install(extras)}")

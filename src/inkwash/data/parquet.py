@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from inkwash.data.item import Item, caption_of, fingerprint_of
-from inkwash.errors import DataError, UsageError
+from inkwash.errors import DataError, UsageError, install
 
 
 def pyarrow_parquet() -> Any:
@@ -23,7 +23,7 @@ def pyarrow_parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UsageError("missing_extra", 'Parquet needs the package pyarrow; run: pip install "inkwash[train]"') from None
+        raise UsageError("missing_extra", f"Parquet needs the package pyarrow; {install('train')}") from None
     return pyarrow.parquet
 
 

@@ -6,10 +6,10 @@ makes the steps and saves; ours are the networks. Nothing else of the package im
 
 import importlib.util
 
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, install
 
 if any(importlib.util.find_spec(name) is None for name in ("diffusers", "transformers")):
-    raise UsageError("missing_extra", 'inkwash.interop needs diffusers and transformers; run: pip install "inkwash[interop]"')
+    raise UsageError("missing_extra", f"inkwash.interop needs diffusers and transformers; {install('interop')}")
 
 from inkwash.interop.converted import Scheduler, Tokenizer
 from inkwash.interop.parts import Autoencoder, Null, TextEncoder, UNet

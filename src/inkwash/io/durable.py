@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,3 +133,21 @@ def remove_partials(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_orphans(folder: Path) -> None:
+    """Deletes the files in `folder` that processes of this machine left half-written when they were killed; others may be writing there."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        found = re.match(r"(\d+)-", path.name.removeprefix(PARTIAL))
+        if found and path.is_file() and not _alive(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:                                # of another user
+        return True
+    return True

@@ -24,6 +24,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from inkwash.errors import CheckpointError, DataError, UsageError
 from inkwash.io.durable import space_for, sync_folder
+from inkwash.io.path import as_path
 
 KEY = "inkwash"
 MAX_PIXELS = 1 << 26
@@ -81,8 +82,9 @@ def read_png(path: Path) -> tuple[Image.Image, dict[str, Any]]:
     """The picture and its `inkwash` record.
 
     Raises DataError `file_not_found`, `image_too_large`, and `bad_image` for what is not a readable PNG; CheckpointError `no_parameters` for a
-    picture without a record of ours.
+    picture without a record of ours; UsageError `bad_path`.
     """
+    as_path(path, "the picture")
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -112,7 +114,7 @@ class Names:
     """Where pictures go: `out` is a .png file, a folder, or None for outputs/DATE; taken names are passed over."""
 
     def __init__(self, out: str | None) -> None:
-        path = Path(out) if out else Path("outputs") / date.today().isoformat()
+        path = as_path(out, "-o") if out is not None else Path("outputs") / date.today().isoformat()
         suffix = path.suffix.lower()
         if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"):
             raise UsageError("bad_output", f'-o "{out}": pictures are written as .png; give FILE.png or a folder')

@@ -26,6 +26,7 @@ from inkwash.data.scenes.render import render
 from inkwash.data.scenes.wanted import Wanted, read
 from inkwash.errors import DataError, UsageError
 from inkwash.io.durable import PARTIAL, space_for
+from inkwash.io.path import as_path
 
 VERSION = 1                                                                             # counts changes that draw other pixels or words
 
@@ -117,12 +118,12 @@ def open_scenes(text: str) -> Scenes:
 def write_scenes(source: Scenes, out: Path, kind: str, progress: Progress | None = None) -> Path:
     """Write all scenes below the folder `out` as "parquet", "folder" or "tar", all or nothing; returns the path to train on.
 
-    Raises UsageError `bad_format`, DataError `exists`, ResourceError `disk_full`.
+    Raises UsageError `bad_format`, `bad_path`, DataError `exists`, ResourceError `disk_full`.
     """
     writers: dict[str, Callable[[Scenes, Path, Progress], Path]] = {"parquet": _parquet, "folder": _folder, "tar": _tar}
     if kind not in writers:
         raise UsageError("bad_format", f"--format must be {', '.join(writers)}, got {kind!r}")
-    out = Path(out)
+    out = as_path(out, "--out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError("exists", f"{str(out)!r} exists and is not an empty folder; name another one")
     out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.errors import CheckpointError, InkwashError, UsageError
+from inkwash.errors import CheckpointError, InkwashError, UsageError, install
 from inkwash.evaluate.extractors.features import TextExtractor
 from inkwash.evaluate.extractors.network import CPU, MICRO_BATCH, NetworkExtractor, require_tensors, resize
 from inkwash.io.folder import load_part, load_tokenizer
@@ -122,7 +122,7 @@ def _load_own(path: Path, folder: Path, device: torch.device) -> ClipExtractor:
 def _load_published(path: Path, device: torch.device) -> ClipExtractor:
     """The tensors are read and compared here, so that transformers sees numbers only."""
     if importlib.util.find_spec("transformers") is None:
-        raise UsageError("missing_extra", 'a CLIP of this layout needs the package transformers; run: pip install "inkwash[interop]"')
+        raise UsageError("missing_extra", f"a CLIP of this layout needs the package transformers; {install('interop')}")
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
     files = sorted(path.glob("*.safetensors"))

@@ -10,12 +10,15 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from inkwash.errors import UsageError
+from inkwash.io.path import as_path
+
+KeyFile = Annotated[Path, BeforeValidator(lambda path: as_path(path, "the file of keys"))]
 
 
 class Settings(BaseModel):
@@ -29,7 +32,7 @@ class Settings(BaseModel):
     ray: bool = Field(False, description="replicas of Ray Serve, on this machine or many, instead of worker processes of this machine")
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs keys")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
-    keys: Path | None = Field(None, description="file of hashed API keys; see --new-key")
+    keys: KeyFile | None = Field(None, description="file of hashed API keys; see --new-key")
     allow_hosts: tuple[str, ...] = Field((), description="further names that the Host header may have, such as images.example.org")
     allow_origins: tuple[str, ...] = Field((), description="web pages that may call, such as https://studio.example.org")
     policy: str = Field("fair", description="whose rows go first: first_come, shortest, deadline or fair (by key)")
@@ -85,9 +88,10 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """The settings of a YAML file, overridden by `flags` that are not None. Raises UsageError `bad_config`, `file_not_found`."""
+    """The settings of a YAML file, overridden by `flags` that are not None. Raises UsageError `bad_config`, `bad_path`, `file_not_found`."""
     found: dict[str, Any] = {}
     if file is not None:
+        as_path(file, "the file of settings")
         try:
             read = yaml.safe_load(file.read_text("utf-8"))
         except FileNotFoundError:
@@ -104,6 +108,8 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if isinstance(inner := first.get("ctx", {}).get("error"), UsageError):
+            raise UsageError(inner.code, f"{where}: {name}: {inner.message}") from None
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             raise UsageError("bad_config", f"{where}: there is no setting {name!r}; "

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from inkwash.calls import cut
 from inkwash.errors import DataError
+from inkwash.io.path import as_path
 
 
 class Curve(BaseModel):
@@ -63,6 +64,7 @@ class Curve(BaseModel):
 
 def read_curve(file: Path) -> Curve:
     """A curve from its JSON. Raises DataError `file_not_found`, `bad_curve`."""
+    as_path(file, "--curve")
     try:
         return Curve.model_validate_json(file.read_text("utf-8"))
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from inkwash.errors import DataError
+from inkwash.io.path import as_path
 from inkwash.request import MAX_STEPS, check_guidance, check_int
 
 PROMPTS = ("a small red cube", "two green cones", "emoji of a cat", "a black leather jacket", "a blue sphere left of a cone")
@@ -49,6 +50,7 @@ def read_traffic(file: Path, usual: Mapping[str, Any], deadline_sec: float) -> l
 
     Raises DataError `file_not_found`, `bad_traffic`.
     """
+    as_path(file, "--traffic")
     try:
         lines = file.read_text("utf-8").splitlines()
     except FileNotFoundError:

@@ -21,8 +21,9 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from inkwash.errors import BusyError, ResourceError, UsageError
+from inkwash.errors import BusyError, ResourceError, UsageError, install
 from inkwash.io.durable import make_folder
+from inkwash.io.path import as_path
 
 LEASE_SEC = 15.0
 FORMS = "give sqlite:///FILE or postgresql://USER@HOST/NAME"
@@ -86,7 +87,7 @@ class Database:
 
 
 def read_url(address: str) -> URL:
-    """The URL. Raises UsageError `bad_db`."""
+    """The URL. Raises UsageError `bad_db`, `bad_path`."""
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):                    # the latter of a port that is no number
@@ -95,6 +96,8 @@ def read_url(address: str) -> URL:
     known = url.drivername in ("sqlite", "postgresql", "postgresql+psycopg")
     if not known or (url.drivername == "sqlite" and url.database in (None, "", ":memory:")):
         raise UsageError("bad_db", f"{url.render_as_string(hide_password=True)[:80]!r} is no database that a server can use; {FORMS}")
+    if url.drivername == "sqlite":
+        as_path(url.database, "the file of --db")
     return url.set(drivername="postgresql+psycopg") if url.get_backend_name() == "postgresql" else url
 
 
@@ -124,7 +127,7 @@ def _postgres(url: URL) -> Engine:
     try:
         return create_engine(url, pool_pre_ping=True, connect_args=PATIENCE)
     except ModuleNotFoundError:
-        raise UsageError("not_installed", 'PostgreSQL needs the package psycopg; pip install "inkwash[serve,postgres]"') from None
+        raise UsageError("not_installed", f"PostgreSQL needs the package psycopg; {install('serve,postgres')}") from None
 
 
 def _lock(path: Path) -> int:

@@ -16,6 +16,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from inkwash.errors import ResourceError, UsageError
 from inkwash.io.durable import make_folder, sync_folder, with_sync
+from inkwash.io.path import as_path
 from inkwash.serve.store.database import first_line, read_url
 
 SCHEMES = ("s3", "gs", "az")
@@ -29,7 +30,7 @@ class Files:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.folder = None if "://" in address else Path(address).absolute()
+        self.folder = None if "://" in address else as_path(address, "the folder of --files").absolute()
         try:
             if self.folder is not None:
                 make_folder(self.folder)

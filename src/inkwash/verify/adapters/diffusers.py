@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inkwash.core.level import Gauge
 from inkwash.core.spacing import Point
-from inkwash.errors import UsageError
+from inkwash.errors import UsageError, install
 from inkwash.verify.adapter import Candidate, Facts
 
 LINEAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -231,6 +231,6 @@ def load() -> Diffusers:
     try:
         import diffusers
     except ImportError as error:
-        raise UsageError("missing_library", 'verify --against diffusers needs diffusers; run pip install "inkwash[interop]"') from error
+        raise UsageError("missing_library", f"verify --against diffusers needs diffusers; {install('interop')}") from error
     diffusers.utils.logging.set_verbosity_error()
     return Diffusers(str(diffusers.__version__))
