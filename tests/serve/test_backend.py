@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import resource
+import signal
 import socket
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,13 +113,51 @@ def test_a_process_that_cannot_be_started_leaves_no_socket(monkeypatch: pytest.M
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
 
     async def scene() -> bool:
-        link = Process({})
+        link = Process({}, 600.0)
         with pytest.raises(OSError, match="Too many"):
             await link.run(lambda frame: None)
         assert link._writer is not None
         return link._writer.is_closing()
 
     assert asyncio.run(scene())
+
+
+HANGS = """import socket, sys, time
+from inkwash.serve.http.channel import Decoder, Frame
+sock, decoder, asked = socket.socket(fileno=int(sys.argv[1])), Decoder(), 0
+sock.sendall(Frame({"is": "ready"}).pack())
+while data := sock.recv(1 << 16):
+    for frame in decoder.feed(data):
+        asked += frame.head["do"] == "ask"
+        if asked == 3:
+            time.sleep(1000)
+        if frame.head["do"] == "ask":
+            sock.sendall(Frame({"is": "here"}).pack())
+"""
+
+
+def test_a_process_that_hangs_is_killed_and_one_without_work_is_not(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    start = asyncio.create_subprocess_exec
+
+    def instead(*words: str, **more: Any) -> Any:
+        return start(sys.executable, "-c", HANGS, words[-1], **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", instead)
+
+    async def scene() -> tuple[list[dict[str, Any]], float, int | None]:
+        link, told, began = Process({"device": "cpu"}, 2.0), [], time.monotonic()
+        async with asyncio.timeout(60):
+            await link.run(lambda frame: told.append(frame.head))
+        took = time.monotonic() - began
+        await link.close()
+        assert link._process is not None
+        return told, took, link._process.returncode
+
+    told, took, code = asyncio.run(scene())
+    assert told == [{"is": "ready"}]
+    assert took >= 4.0, "asked three times after a second of silence, and given another second the last time"
+    assert code == -signal.SIGKILL
+    assert [record.message for record in caplog.records] == ["a worker says nothing"]
 
 
 def test_a_model_is_known_by_any_worker_that_was_ready(tiny_model: Path) -> None:
@@ -176,7 +217,7 @@ def test_a_worker_can_have_a_socket_of_any_number() -> None:
 def test_the_pictures_of_one_request_go_to_its_process_once() -> None:
     async def scene() -> tuple[list[Frame], int]:
         ours, theirs = socket.socketpair()
-        link = Process({})
+        link = Process({}, 600.0)
         _, link._writer = await asyncio.open_connection(sock=ours)
         bodies = [bytes([i]) * LARGE for i in (1, 1, 1, 2)]
         for i, body in enumerate(bodies):

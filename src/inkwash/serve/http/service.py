@@ -235,7 +235,7 @@ def _links(settings: Settings, folder: Path, model: str) -> list[tuple[str, Link
         return [("ray", Replicas(model))]
     launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
     named = [device if settings.devices.count(device) == 1 else f"{device}#{i}" for i, device in enumerate(settings.devices)]
-    return [(name, Process({**launch, "device": device, "share": settings.devices.count(device)}))
+    return [(name, Process({**launch, "device": device, "share": settings.devices.count(device)}, settings.stall_sec))
             for name, device in zip(named, settings.devices, strict=True)]
 
 
