@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import io
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -343,6 +344,48 @@ def test_what_ended_long_ago_is_swept(tiny_model: Path, tmp_path: Path) -> None:
     store.jobs.finish(job, [Image(f"jobs/{job}/0.png", "0" * 64, {})], [])
     time.sleep(0.05)
     bench.run(lambda: bench.status(job) == "forgotten" and not (bench.files / f"jobs/{job}").exists())
+
+
+def old_job(bench: Bench) -> str:
+    """A job that ended, with its picture; to be called first."""
+    job, store = bench.add(), bench.service.store
+    assert store.jobs.claim("tiny") is not None
+    store.files.put(f"jobs/{job}/0.png", b"old")
+    store.jobs.finish(job, [Image(f"jobs/{job}/0.png", "0" * 64, {})], [])
+    time.sleep(0.05)
+    return job
+
+
+def test_files_that_cannot_be_deleted_are_not_forgotten(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_run, "SWEEP_SEC", 0.05)
+    bench = Bench(tiny_model, tmp_path, keep_hours=1e-6)
+    first, second = old_job(bench), old_job(bench)
+    delete, tries = bench.service.store.files.delete, 0
+
+    def away(paths: list[str]) -> None:
+        nonlocal tries
+        tries += 1
+        if first in paths[0] and tries < 4:
+            raise ResourceError("store_unavailable", "away")
+        delete(paths)
+
+    monkeypatch.setattr(bench.service.store.files, "delete", away)
+    bench.run(lambda: {bench.status(job) for job in (first, second)} == {"forgotten"})
+    assert not [path for path in bench.files.rglob("*") if path.is_file()]
+
+
+def test_the_work_goes_on_while_much_is_swept(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, release = Bench(tiny_model, tmp_path, keep_hours=1e-6), threading.Event()
+    job, fresh = old_job(bench), bench.add()
+    monkeypatch.setattr(bench.service.store.files, "delete", lambda paths: release.wait(60))
+
+    def until() -> bool:
+        if bench.status(fresh) == "done":
+            release.set()
+        return release.is_set()
+
+    bench.run(until)
+    assert job != fresh
 
 
 def test_a_job_that_is_in_work_again_is_not_taken_for_the_one_that_ended(bench: Bench) -> None:

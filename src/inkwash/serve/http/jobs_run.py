@@ -86,7 +86,14 @@ class Runner:
 
     async def run(self) -> None:
         """Works until cancelled."""
-        held = swept = -SWEEP_SEC
+        tidying = asyncio.create_task(self._tidy())
+        try:
+            await self._run()
+        finally:
+            tidying.cancel()
+
+    async def _run(self) -> None:
+        held = -LEASE_SEC
         saved = time.monotonic()
         while True:
             now = time.monotonic()
@@ -98,9 +105,6 @@ class Runner:
                 if now - saved >= self.service.settings.jobs_save_sec:
                     self.service.save()
                     saved = now
-                if now - swept >= SWEEP_SEC:
-                    await self._sweep()
-                    swept = now
                 if self.pause.due:
                     await self._try()
                 for model in self.service.models.values():
@@ -236,10 +240,13 @@ class Runner:
         await self._drop([image.path for image in found])
         return False
 
-    async def _drop(self, paths: list[str]) -> None:
-        """Deletes what nobody needs any more, where that can be done: it is not what the job came to."""
-        with contextlib.suppress(ApiError):                # it has been logged
+    async def _drop(self, paths: list[str]) -> bool:
+        """Deletes what nobody needs any more; whether that could be done: it is not what the job came to."""
+        try:
             await self.service.filed(self.service.store.files.delete, paths)
+        except ApiError:                                   # it has been logged
+            return False
+        return True
 
     async def _put(self, live: Live, path: str, data: bytes) -> None:
         """Writes a picture, as soon as that can be done. Raises ApiError when the server leaves and it still cannot."""
@@ -293,9 +300,23 @@ class Runner:
         await self.service.stored(self.jobs.recover)
         self.service.metrics.queued.set(await self.service.stored(self.jobs.count, None, ("queued",)))
 
+    async def _tidy(self) -> None:
+        """Forgets what ended long ago, now and then; beside the work, for with many files in a bucket it takes longer than a lease."""
+        while True:
+            try:
+                await self._sweep()
+            except ApiError:                               # the store; it has been logged
+                pass
+            except Exception:
+                LOG.exception("a bug")
+            await asyncio.sleep(SWEEP_SEC)
+
     async def _sweep(self) -> None:
-        """Forgets what ended long ago."""
+        """Files go first: were a job forgotten before, nobody would know of those that stay when a server dies or its bucket is away."""
         keep_sec = 3600 * self.service.settings.keep_hours
         await self.service.stored(self.service.store.answers.forget, keep_sec)
-        while (paths := await self.service.stored(self.jobs.forget, keep_sec)) is not None:
-            await self.service.filed(self.service.store.files.delete, paths)
+        while old := await self.service.stored(self.jobs.ended, keep_sec):
+            gone = [job for job, paths in old.items() if await self._drop(paths)]
+            await self.service.stored(self.jobs.forget, gone)
+            if len(gone) < len(old):                       # the others are tried again the next time
+                return
