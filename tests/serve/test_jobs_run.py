@@ -72,8 +72,8 @@ class Bench:
     def made(self, order: Order) -> Made:
         return Made(f"picture {order.request.seed}".encode(), {"seed": order.request.seed, "warnings": ["a note"]})
 
-    def add(self, number: int = 1) -> str:
-        work = {"requests": [dataclasses.asdict(Request("x", seed=i)) for i in range(number)], "wish": ["png", 100, []], "common": {},
+    def add(self, number: int = 1, prompt: str = "x") -> str:
+        work = {"requests": [dataclasses.asdict(Request(prompt, seed=i)) for i in range(number)], "wish": ["png", 100, []], "common": {},
                 "start": None, "files": []}
         new = New(new_id(), "alice", "tiny", work, 1.0, 2 * number, [], time.time(), None)
         self.service.store.jobs.add(new)
@@ -273,6 +273,36 @@ def test_a_job_cancelled_at_the_last_moment_leaves_no_picture(bench: Bench, monk
     bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "lost"}) == 1)
     assert bench.status(job) == "cancelled"
     assert not (bench.files / f"jobs/{job}/0.png").exists()
+
+
+def test_a_job_that_kills_its_worker_takes_no_other_job_with_it(bench: Bench) -> None:
+    bench.service.settings = bench.service.settings.model_copy(update={"jobs_in_work": 4})
+    lost = ApiError(503, "engine_restarted", "lost", retry_sec=5)
+    there: set[Order] = set()
+
+    @asynccontextmanager
+    async def working(model: object, requests: list[Request], owner: str, *rest: object, **more: object) -> AsyncIterator[list[Order]]:
+        [order] = orders = [Order(0, requests[0], owner, 1.0, True)]
+        there.add(order)
+        loop = asyncio.get_running_loop()
+        if order.request.prompt == "kills":
+            loop.call_later(0.1, lambda: [one.events.put_nowait(lost) for one in there])
+        else:
+            loop.call_later(0.5, order.events.put_nowait, bench.made(order))
+        try:
+            yield orders
+        finally:
+            there.discard(order)
+
+    bench.service.working = working  # type: ignore[method-assign, assignment]
+    innocent = [bench.add() for _ in range(2)]
+    bad = bench.add(prompt="kills")
+    innocent.append(bench.add())
+    bench.run(lambda: all(bench.status(job) in ("failed", "done") for job in (bad, *innocent)))
+    row = bench.service.store.jobs.get(bad, "alice")
+    assert row is not None
+    assert row.error["code"] == "too_many_attempts"
+    assert [bench.status(job) for job in innocent] == ["done"] * 3
 
 
 def test_a_job_comes_again_after_a_bug(bench: Bench) -> None:

@@ -3,7 +3,8 @@
 Images of jobs have the lowest priority, so a request that somebody waits for goes first; but every few ticks of the engine age decides, so they
 never starve. At most `jobs_in_work` of them are with a worker at a time; the others wait in the store, where no crash loses them. A job whose
 worker dies goes back into the line and is made again, with the same bytes; the store sees to it that it ends once. Every `jobs_save_sec`, and when
-the server leaves, the state of each image is kept beside its job, and whoever makes the job next goes on from there.
+the server leaves, the state of each image is kept beside its job, and whoever makes the job next goes on from there. A job that has lost its worker
+twice is made while no other one is: if it is what kills the worker, it takes no others with it.
 
 Where the files cannot be written, what is made waits here until they can (pause.py), and nothing new is claimed.
 """
@@ -34,6 +35,7 @@ from inkwash.serve.store.jobs import Image, states_of
 LOG = logging.getLogger("inkwash.serve")
 BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable", "store_full")   # not the job's fault: it waits again
 POLL_SEC = 1.0                                             # for jobs that another server has put into the line
+SUSPECT = 3                                                # from this attempt on a job is made alone
 SWEEP_SEC = 600.0
 SETTLE_SEC = 5.0
 TRIAL, TRIAL_SEC = bytes(1 << 18), 5.0                     # what is written to see whether anything can be, and how long it may take
@@ -139,8 +141,14 @@ class Runner:
         if self.service.draining or not self.pause.open.is_set():
             return 0
         ready = sum(worker.engines for worker in model.workers if worker.state == "ready")
-        taken = sum(len(live.requests) for live in self.live.values() if live.row.model == model.info.name)
-        return self.service.settings.jobs_in_work * ready - taken
+        there = self._of(model)
+        if any(live.row.attempts >= SUSPECT for live in there):
+            return 0
+        return self.service.settings.jobs_in_work * ready - sum(len(live.requests) for live in there)
+
+    def _of(self, model: Model) -> list[Live]:
+        """Jobs of a model that are in work here."""
+        return [live for live in self.live.values() if live.row.model == model.info.name]
 
     def _begin(self, row: Row[Any], model: Model) -> None:
         live = self.live[row.id] = Live(row)
@@ -173,6 +181,9 @@ class Runner:
 
     async def _make(self, live: Live, model: Model) -> list[Made]:
         """The images. Raises ApiError."""
+        before = [one.task for one in self._of(model) if one is not live and one.task is not None]
+        if live.row.attempts >= SUSPECT and before:        # nothing is begun beside it; what was begun before comes to its end first
+            await asyncio.wait(before)
         row, start = live.row, await self._start(live.row)
         left = math.inf if row.deadline is None else row.deadline - await self.service.stored(self.jobs.database.clock)
         if left <= 0:
