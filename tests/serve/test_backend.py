@@ -31,22 +31,23 @@ READY = Frame({"is": "ready", "model": "m", "hash": "h", "determinism": "exact",
 
 
 class Way:
-    """A link that is ready at once; `lost` ends its life, `gone` lets `close` return. Its first `broken` lives cannot begin."""
+    """A link that is ready at once; `lost` ends its life, `gone` lets `close` return. Its first `broken` lives end with `error`."""
 
     saves = True
 
-    def __init__(self, broken: int = 0) -> None:
+    def __init__(self, broken: int = 0, error: Exception | None = None) -> None:
         self.sent: list[dict[str, Any]] = []
         self.lost, self.gone, self.closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.broken = broken
+        self.error = error
 
     def send(self, frame: Frame) -> None:
         self.sent.append(frame.head)
 
     async def run(self, take: Callable[[Frame], None]) -> None:
-        if self.broken:
+        if self.broken and self.error is not None:
             self.broken -= 1
-            raise OSError(24, "Too many open files")
+            raise self.error
         take(READY)
         await self.lost.wait()
 
@@ -91,11 +92,12 @@ def test_a_lost_worker_takes_nothing_while_its_process_ends() -> None:
     asyncio.run(scene())
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), KeyError("a mistake of ours")])
+def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(backend, "_BACKOFF_SEC", (0.0,))
 
     async def scene() -> None:
-        way = Way(broken=2)
+        way = Way(2, error)
         way.gone.set()
         worker = Backend("m@cpu", way, Metrics(), lambda: None)
         running = asyncio.create_task(worker.run())

@@ -336,6 +336,24 @@ def test_a_broken_file_of_keys_lets_nobody_in_and_is_no_bug(tmp_path: Path, capl
     assert asyncio.run(ask()).status_code == 204
 
 
+def test_who_waits_when_the_server_ends_at_once_is_told() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    guard = Guard(app, Settings(), None, Metrics(), lambda path: 10, frozenset(), lambda owner: None)
+
+    async def ask() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            asked = asyncio.create_task(client.get("/v1/models"))
+            while not guard.mine:
+                await asyncio.sleep(0.01)
+            asked.cancel()                                 # as uvicorn does, and asyncio at its end
+            return await asked
+
+    found = asyncio.run(ask())
+    assert (found.status_code, found.json()["error"]["code"], found.headers["retry-after"]) == (503, "draining", "5")
+
+
 def test_a_key_may_have_so_many_requests_in_progress(tmp_path: Path) -> None:
     release, file = asyncio.Event(), tmp_path / "keys.txt"
     alice, bob = (new_key(file, name) for name in ("alice", "bob"))

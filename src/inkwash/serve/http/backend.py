@@ -223,6 +223,8 @@ class Backend:
             await self.link.run(self._take)
         except OSError as error:                           # there is no socket or process to be had; another try may find one
             LOG.error("a worker cannot be started", extra={"fields": {"worker": self.name, "error": str(error)}})
+        except Exception:                                  # without a next life it would be gone for good, and nobody would know why
+            LOG.exception("a bug", extra={"fields": {"worker": self.name}})
         finally:
             lived = self.state == "ready"
             if lived:

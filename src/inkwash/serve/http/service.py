@@ -25,7 +25,7 @@ from inkwash.io.info import ModelInfo
 from inkwash.request import Request
 from inkwash.serve.http.admission import require_in_time, require_room, rows_of
 from inkwash.serve.http.backend import Backend, Link, Order, Wish
-from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.errors import ApiError, draining
 from inkwash.serve.http.fields import MAX_IMAGES
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.process import Process
@@ -237,8 +237,3 @@ def _links(settings: Settings, folder: Path, model: str) -> list[tuple[str, Link
     named = [device if settings.devices.count(device) == 1 else f"{device}#{i}" for i, device in enumerate(settings.devices)]
     return [(name, Process({**launch, "device": device, "share": settings.devices.count(device)}, settings.stall_sec))
             for name, device in zip(named, settings.devices, strict=True)]
-
-
-def draining() -> ApiError:
-    """The refusal of a server that is about to leave."""
-    return ApiError(503, "draining", "the server is about to stop; ask again, another one may answer", retry_sec=5)
