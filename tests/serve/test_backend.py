@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import resource
 import signal
 import socket
@@ -23,7 +24,7 @@ from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.process import Process
-from inkwash.serve.http.service import Model, _links
+from inkwash.serve.http.service import Model, Service, _links
 from inkwash.serve.http.settings import Settings
 from inkwash.serve.http.worker import work
 
@@ -183,6 +184,20 @@ def test_two_workers_on_one_device_have_names_of_their_own() -> None:
     launched = [link.launch for _, link in links if isinstance(link, Process)]
     assert [one["device"] for one in launched] == ["cpu", "cuda", "cpu"]
     assert [one["share"] for one in launched] == [2, 1, 2], "they share its cores"
+
+
+def test_who_waits_does_not_queue_behind_nobody(tiny_model: Path, tmp_path: Path) -> None:
+    service = Service(Settings(models=(str(tiny_model),), device="cpu,cpu", db=f"sqlite:///{tmp_path}/jobs.db"), Metrics())
+    [model] = service.models.values()
+    for worker in model.workers:
+        worker.state, worker.link, worker.rate.value = "ready", Way(), 100.0
+    job, ask = [Request("x", steps=1000)] * 8, [Request("x", steps=10, width=32, height=32)]
+    busy, _ = service.place(model, job, "alice", math.inf, Wish(), patient=True)
+    placed = [service.place(model, ask, "bob", 120.0, Wish())[0] for _ in range(10)]
+    assert placed.count(busy) == 5, "a job gives way, so it is no reason to go elsewhere"
+    other, _ = service.place(model, job, "alice", math.inf, Wish(), patient=True)
+    assert other is not busy, "a job waits for the other one too"
+    service.store.database.close()
 
 
 def test_a_preview_is_asked_for_once_a_step() -> None:

@@ -150,7 +150,11 @@ class Backend:
     @property
     def backlog(self) -> int:
         """Rows owed to all orders."""
-        return math.ceil(sum(order.left for order in self.live.values()))
+        return self.before(patient=True)
+
+    def before(self, patient: bool) -> int:
+        """Rows owed to the orders that a further one has to wait for: a patient one to all, another one to those that are not patient."""
+        return math.ceil(sum(order.left for order in self.live.values() if patient or not order.patient))
 
     def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None,
                patient: bool = False, state: bytes = b"") -> Order:
