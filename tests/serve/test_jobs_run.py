@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import errno
+import hashlib
 import io
 import threading
 import time
@@ -273,6 +275,35 @@ def test_a_job_cancelled_at_the_last_moment_leaves_no_picture(bench: Bench, monk
     bench.run(lambda: bench.service.metrics.registry.get_sample_value("inkwash_jobs_total", {"end": "lost"}) == 1)
     assert bench.status(job) == "cancelled"
     assert not (bench.files / f"jobs/{job}/0.png").exists()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_server_that_was_taken_for_dead_leaves_the_pictures_of_the_other(bench: Bench, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    job, store = bench.add(), bench.service.store
+    other = copy.copy(store.jobs)
+    other.database = copy.copy(store.database)
+    other.database.holder = "another"
+    put, name, loops = store.files.put, f"jobs/{job}/0.png", list[asyncio.AbstractEventLoop]()
+
+    def slow(path: str, data: bytes) -> None:
+        put(path, data)
+        with store.database.engine.begin() as connection:
+            connection.execute(update(jobs).values(lease=0.0))
+        other.recover()
+        assert other.claim("tiny") is not None
+        assert other.finish(job, [Image(name, hashlib.sha256(data).hexdigest(), {})], [])
+        if cut:
+            loops[0].call_soon_threadsafe(bench.runner.live[job].task.cancel)  # type: ignore[union-attr]
+
+    def until() -> bool:
+        loops.append(asyncio.get_running_loop())
+        value = bench.service.metrics.registry.get_sample_value
+        return any(value("inkwash_jobs_total", {"end": end}) == 1 for end in ("lost", "cancelled"))
+
+    monkeypatch.setattr(store.files, "put", slow)
+    bench.run(until)
+    assert bench.status(job) == "done"
+    assert (bench.files / name).read_bytes() == b"picture 0"
 
 
 def test_a_job_that_kills_its_worker_takes_no_other_job_with_it(bench: Bench) -> None:

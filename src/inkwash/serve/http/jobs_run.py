@@ -241,15 +241,22 @@ class Runner:
             for image, one in zip(found, made, strict=True):
                 await self._put(live, image.path, one.data)
         except asyncio.CancelledError:
-            await self._drop([image.path for image in found])
+            await self._withdraw(row, found)
             raise
         warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
         if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
             if any(live.saved):
                 await self._drop(live.states)
             return True
-        await self._drop([image.path for image in found])
+        await self._withdraw(row, found)
         return False
+
+    async def _withdraw(self, row: Row[Any], found: list[Image]) -> None:
+        """Deletes the pictures of a job that will have none. Where another server has the job, they are its own: of the same names and bytes."""
+        with contextlib.suppress(ApiError):                # it has been logged
+            now = await self.service.stored(self.jobs.get, row.id, row.owner)
+            if now is None or now.status in ("cancelled", "failed"):
+                await self._drop([image.path for image in found])
 
     async def _drop(self, paths: list[str]) -> bool:
         """Deletes what nobody needs any more; whether that could be done: it is not what the job came to."""
