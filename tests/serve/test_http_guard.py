@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import socket
 import stat
@@ -256,6 +257,21 @@ def test_key_files(tmp_path: Path) -> None:
     assert presented("Bearer  k") == "k"
     assert presented("Digest k") is None
     assert presented("Basic \xe9") is None                   # header bytes that are not ASCII
+
+
+def test_a_new_key_leaves_the_rest_of_its_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    one = new_key(path, "a")
+    path.write_text("# of the shop\n" + path.read_text().rstrip())
+    path.chmod(0o640)
+    if os.geteuid() == 0:                                  # the administrator adds a key, and the server is another user
+        os.chown(path, 65534, 65534)
+    before = path.stat()
+    two = new_key(path, "b")
+    after = path.stat()
+    assert [getattr(after, name) for name in ("st_mode", "st_uid", "st_gid")] == [getattr(before, name) for name in ("st_mode", "st_uid", "st_gid")]
+    assert path.read_text().startswith("# of the shop\na ")
+    assert [Keys(path).name_of(key) for key in (one, two)] == ["a", "b"]
 
 
 def test_admission_counts_rows() -> None:
