@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import time
 import zlib
 from pathlib import Path
 
@@ -35,6 +37,14 @@ def test_values_are_quoted_only_where_the_grammar_needs_it() -> None:
     text = infotext("a cat", "dog", {"Steps": 20, "Sampler": "Mix(a=1, b=2)", "CFG scale": 7})
     assert text == 'a cat\nNegative prompt: dog\nSteps: 20, Sampler: "Mix(a=1, b=2)", CFG scale: 7'
     assert read_infotext("a cat, steps: many") == ("a cat, steps: many", "", {})
+
+
+@pytest.mark.parametrize("part", ["a", "a ", " ", "a:", 'a:"', ',a:"', 'a:"\\', ",", "a: \\,", '"'])
+def test_a_long_text_of_a_stranger_is_read_in_one_pass(part: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(ValueError):                  # of a value that is quoted wrongly
+        read_infotext("a cat\n" + "Steps: 20, " + part * 100_000 + "!")
+    assert time.process_time() - began < 2
 
 
 def test_a_file_holds_pixels_parameters_record_and_the_digital_source_type(tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import resource
+import signal
 import socket
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.process import Process
-from inkwash.serve.http.service import Model, _links
+from inkwash.serve.http.service import Model, Service, _links
 from inkwash.serve.http.settings import Settings
 from inkwash.serve.http.worker import work
 
@@ -28,22 +32,23 @@ READY = Frame({"is": "ready", "model": "m", "hash": "h", "determinism": "exact",
 
 
 class Way:
-    """A link that is ready at once; `lost` ends its life, `gone` lets `close` return. Its first `broken` lives cannot begin."""
+    """A link that is ready at once; `lost` ends its life, `gone` lets `close` return. Its first `broken` lives end with `error`."""
 
     saves = True
 
-    def __init__(self, broken: int = 0) -> None:
+    def __init__(self, broken: int = 0, error: Exception | None = None) -> None:
         self.sent: list[dict[str, Any]] = []
         self.lost, self.gone, self.closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.broken = broken
+        self.error = error
 
     def send(self, frame: Frame) -> None:
         self.sent.append(frame.head)
 
     async def run(self, take: Callable[[Frame], None]) -> None:
-        if self.broken:
+        if self.broken and self.error is not None:
             self.broken -= 1
-            raise OSError(24, "Too many open files")
+            raise self.error
         take(READY)
         await self.lost.wait()
 
@@ -88,11 +93,12 @@ def test_a_lost_worker_takes_nothing_while_its_process_ends() -> None:
     asyncio.run(scene())
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), KeyError("a mistake of ours")])
+def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(backend, "_BACKOFF_SEC", (0.0,))
 
     async def scene() -> None:
-        way = Way(broken=2)
+        way = Way(2, error)
         way.gone.set()
         worker = Backend("m@cpu", way, Metrics(), lambda: None)
         running = asyncio.create_task(worker.run())
@@ -110,13 +116,51 @@ def test_a_process_that_cannot_be_started_leaves_no_socket(monkeypatch: pytest.M
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
 
     async def scene() -> bool:
-        link = Process({})
+        link = Process({}, 600.0)
         with pytest.raises(OSError, match="Too many"):
             await link.run(lambda frame: None)
         assert link._writer is not None
         return link._writer.is_closing()
 
     assert asyncio.run(scene())
+
+
+HANGS = """import socket, sys, time
+from inkwash.serve.http.channel import Decoder, Frame
+sock, decoder, asked = socket.socket(fileno=int(sys.argv[1])), Decoder(), 0
+sock.sendall(Frame({"is": "ready"}).pack())
+while data := sock.recv(1 << 16):
+    for frame in decoder.feed(data):
+        asked += frame.head["do"] == "ask"
+        if asked == 3:
+            time.sleep(1000)
+        if frame.head["do"] == "ask":
+            sock.sendall(Frame({"is": "here"}).pack())
+"""
+
+
+def test_a_process_that_hangs_is_killed_and_one_without_work_is_not(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    start = asyncio.create_subprocess_exec
+
+    def instead(*words: str, **more: Any) -> Any:
+        return start(sys.executable, "-c", HANGS, words[-1], **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", instead)
+
+    async def scene() -> tuple[list[dict[str, Any]], float, int | None]:
+        link, told, began = Process({"device": "cpu"}, 2.0), [], time.monotonic()
+        async with asyncio.timeout(60):
+            await link.run(lambda frame: told.append(frame.head))
+        took = time.monotonic() - began
+        await link.close()
+        assert link._process is not None
+        return told, took, link._process.returncode
+
+    told, took, code = asyncio.run(scene())
+    assert told == [{"is": "ready"}]
+    assert took >= 4.0, "asked three times after a second of silence, and given another second the last time"
+    assert code == -signal.SIGKILL
+    assert [record.message for record in caplog.records] == ["a worker says nothing"]
 
 
 def test_a_model_is_known_by_any_worker_that_was_ready(tiny_model: Path) -> None:
@@ -140,6 +184,20 @@ def test_two_workers_on_one_device_have_names_of_their_own() -> None:
     launched = [link.launch for _, link in links if isinstance(link, Process)]
     assert [one["device"] for one in launched] == ["cpu", "cuda", "cpu"]
     assert [one["share"] for one in launched] == [2, 1, 2], "they share its cores"
+
+
+def test_who_waits_does_not_queue_behind_nobody(tiny_model: Path, tmp_path: Path) -> None:
+    service = Service(Settings(models=(str(tiny_model),), device="cpu,cpu", db=f"sqlite:///{tmp_path}/jobs.db"), Metrics())
+    [model] = service.models.values()
+    for worker in model.workers:
+        worker.state, worker.link, worker.rate.value = "ready", Way(), 100.0
+    job, ask = [Request("x", steps=1000)] * 8, [Request("x", steps=10, width=32, height=32)]
+    busy, _ = service.place(model, job, "alice", math.inf, Wish(), patient=True)
+    placed = [service.place(model, ask, "bob", 120.0, Wish())[0] for _ in range(10)]
+    assert placed.count(busy) == 5, "a job gives way, so it is no reason to go elsewhere"
+    other, _ = service.place(model, job, "alice", math.inf, Wish(), patient=True)
+    assert other is not busy, "a job waits for the other one too"
+    service.store.database.close()
 
 
 def test_a_preview_is_asked_for_once_a_step() -> None:
@@ -176,7 +234,7 @@ def test_a_worker_can_have_a_socket_of_any_number() -> None:
 def test_the_pictures_of_one_request_go_to_its_process_once() -> None:
     async def scene() -> tuple[list[Frame], int]:
         ours, theirs = socket.socketpair()
-        link = Process({})
+        link = Process({}, 600.0)
         _, link._writer = await asyncio.open_connection(sock=ours)
         bodies = [bytes([i]) * LARGE for i in (1, 1, 1, 2)]
         for i, body in enumerate(bodies):

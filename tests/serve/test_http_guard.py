@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import socket
 import stat
@@ -271,6 +272,21 @@ def test_key_files(tmp_path: Path) -> None:
     assert presented("Basic \xe9") is None                   # header bytes that are not ASCII
 
 
+def test_a_new_key_leaves_the_rest_of_its_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    one = new_key(path, "a")
+    path.write_text("# of the shop\n" + path.read_text().rstrip())
+    path.chmod(0o640)
+    if os.geteuid() == 0:                                  # the administrator adds a key, and the server is another user
+        os.chown(path, 65534, 65534)
+    before = path.stat()
+    two = new_key(path, "b")
+    after = path.stat()
+    assert [getattr(after, name) for name in ("st_mode", "st_uid", "st_gid")] == [getattr(before, name) for name in ("st_mode", "st_uid", "st_gid")]
+    assert path.read_text().startswith("# of the shop\na ")
+    assert [Keys(path).name_of(key) for key in (one, two)] == ["a", "b"]
+
+
 def test_admission_counts_rows() -> None:
     rate = Rate()
     require_in_time(rate, 10**6, 10**6, 10**6, 0.001)             # nothing is known yet, so nothing is refused
@@ -347,6 +363,24 @@ def test_a_broken_file_of_keys_lets_nobody_in_and_is_no_bug(tmp_path: Path, capl
     assert "line 2" in told.fields["error"]                # type: ignore[attr-defined]
     file.write_text(good)
     assert asyncio.run(ask()).status_code == 204
+
+
+def test_who_waits_when_the_server_ends_at_once_is_told() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    guard = Guard(app, Settings(), None, Metrics(), lambda path: 10, frozenset(), lambda owner: None)
+
+    async def ask() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(guard), base_url="http://127.0.0.1") as client:
+            asked = asyncio.create_task(client.get("/v1/models"))
+            while not guard.mine:
+                await asyncio.sleep(0.01)
+            asked.cancel()                                 # as uvicorn does, and asyncio at its end
+            return await asked
+
+    found = asyncio.run(ask())
+    assert (found.status_code, found.json()["error"]["code"], found.headers["retry-after"]) == (503, "draining", "5")
 
 
 def test_a_key_may_have_so_many_requests_in_progress(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import errno
+import hashlib
 import io
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +30,7 @@ from starlette.types import Message
 
 from inkwash.errors import ResourceError
 from inkwash.request import Request
-from inkwash.serve.http import jobs_run, pause
+from inkwash.serve.http import jobs_run, pause, reply
 from inkwash.serve.http.app import create_app
 from inkwash.serve.http.backend import Accepted, Made, Order, Saved, Step
 from inkwash.serve.http.errors import ApiError
@@ -71,8 +74,8 @@ class Bench:
     def made(self, order: Order) -> Made:
         return Made(f"picture {order.request.seed}".encode(), {"seed": order.request.seed, "warnings": ["a note"]})
 
-    def add(self, number: int = 1) -> str:
-        work = {"requests": [dataclasses.asdict(Request("x", seed=i)) for i in range(number)], "wish": ["png", 100, []], "common": {},
+    def add(self, number: int = 1, prompt: str = "x") -> str:
+        work = {"requests": [dataclasses.asdict(Request(prompt, seed=i)) for i in range(number)], "wish": ["png", 100, []], "common": {},
                 "start": None, "files": []}
         new = New(new_id(), "alice", "tiny", work, 1.0, 2 * number, [], time.time(), None)
         self.service.store.jobs.add(new)
@@ -274,6 +277,65 @@ def test_a_job_cancelled_at_the_last_moment_leaves_no_picture(bench: Bench, monk
     assert not (bench.files / f"jobs/{job}/0.png").exists()
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_server_that_was_taken_for_dead_leaves_the_pictures_of_the_other(bench: Bench, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    job, store = bench.add(), bench.service.store
+    other = copy.copy(store.jobs)
+    other.database = copy.copy(store.database)
+    other.database.holder = "another"
+    put, name, loops = store.files.put, f"jobs/{job}/0.png", list[asyncio.AbstractEventLoop]()
+
+    def slow(path: str, data: bytes) -> None:
+        put(path, data)
+        with store.database.engine.begin() as connection:
+            connection.execute(update(jobs).values(lease=0.0))
+        other.recover()
+        assert other.claim("tiny") is not None
+        assert other.finish(job, [Image(name, hashlib.sha256(data).hexdigest(), {})], [])
+        if cut:
+            loops[0].call_soon_threadsafe(bench.runner.live[job].task.cancel)  # type: ignore[union-attr]
+
+    def until() -> bool:
+        loops.append(asyncio.get_running_loop())
+        value = bench.service.metrics.registry.get_sample_value
+        return any(value("inkwash_jobs_total", {"end": end}) == 1 for end in ("lost", "cancelled"))
+
+    monkeypatch.setattr(store.files, "put", slow)
+    bench.run(until)
+    assert bench.status(job) == "done"
+    assert (bench.files / name).read_bytes() == b"picture 0"
+
+
+def test_a_job_that_kills_its_worker_takes_no_other_job_with_it(bench: Bench) -> None:
+    bench.service.settings = bench.service.settings.model_copy(update={"jobs_in_work": 4})
+    lost = ApiError(503, "engine_restarted", "lost", retry_sec=5)
+    there: set[Order] = set()
+
+    @asynccontextmanager
+    async def working(model: object, requests: list[Request], owner: str, *rest: object, **more: object) -> AsyncIterator[list[Order]]:
+        [order] = orders = [Order(0, requests[0], owner, 1.0, True)]
+        there.add(order)
+        loop = asyncio.get_running_loop()
+        if order.request.prompt == "kills":
+            loop.call_later(0.1, lambda: [one.events.put_nowait(lost) for one in there])
+        else:
+            loop.call_later(0.5, order.events.put_nowait, bench.made(order))
+        try:
+            yield orders
+        finally:
+            there.discard(order)
+
+    bench.service.working = working  # type: ignore[method-assign, assignment]
+    innocent = [bench.add() for _ in range(2)]
+    bad = bench.add(prompt="kills")
+    innocent.append(bench.add())
+    bench.run(lambda: all(bench.status(job) in ("failed", "done") for job in (bad, *innocent)))
+    row = bench.service.store.jobs.get(bad, "alice")
+    assert row is not None
+    assert row.error["code"] == "too_many_attempts"
+    assert [bench.status(job) for job in innocent] == ["done"] * 3
+
+
 def test_a_job_comes_again_after_a_bug(bench: Bench) -> None:
     job = bench.add()
     bench.make = lambda order: Made(b"x", {})              # facts without warnings: a mistake of ours
@@ -345,6 +407,48 @@ def test_what_ended_long_ago_is_swept(tiny_model: Path, tmp_path: Path) -> None:
     bench.run(lambda: bench.status(job) == "forgotten" and not (bench.files / f"jobs/{job}").exists())
 
 
+def old_job(bench: Bench) -> str:
+    """A job that ended, with its picture; to be called first."""
+    job, store = bench.add(), bench.service.store
+    assert store.jobs.claim("tiny") is not None
+    store.files.put(f"jobs/{job}/0.png", b"old")
+    store.jobs.finish(job, [Image(f"jobs/{job}/0.png", "0" * 64, {})], [])
+    time.sleep(0.05)
+    return job
+
+
+def test_files_that_cannot_be_deleted_are_not_forgotten(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_run, "SWEEP_SEC", 0.05)
+    bench = Bench(tiny_model, tmp_path, keep_hours=1e-6)
+    first, second = old_job(bench), old_job(bench)
+    delete, tries = bench.service.store.files.delete, 0
+
+    def away(paths: list[str]) -> None:
+        nonlocal tries
+        tries += 1
+        if first in paths[0] and tries < 4:
+            raise ResourceError("store_unavailable", "away")
+        delete(paths)
+
+    monkeypatch.setattr(bench.service.store.files, "delete", away)
+    bench.run(lambda: {bench.status(job) for job in (first, second)} == {"forgotten"})
+    assert not [path for path in bench.files.rglob("*") if path.is_file()]
+
+
+def test_the_work_goes_on_while_much_is_swept(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, release = Bench(tiny_model, tmp_path, keep_hours=1e-6), threading.Event()
+    job, fresh = old_job(bench), bench.add()
+    monkeypatch.setattr(bench.service.store.files, "delete", lambda paths: release.wait(60))
+
+    def until() -> bool:
+        if bench.status(fresh) == "done":
+            release.set()
+        return release.is_set()
+
+    bench.run(until)
+    assert job != fresh
+
+
 def test_a_job_that_is_in_work_again_is_not_taken_for_the_one_that_ended(bench: Bench) -> None:
     job = bench.add()
     row = bench.service.store.jobs.claim("tiny") or bench.service.store.jobs.get(job, "alice")
@@ -379,6 +483,35 @@ def test_a_picture_of_a_job_that_cannot_be_taken_in_does_not_stay(tiny_model: Pa
     found = asyncio.run(ask())
     assert (found.status_code, found.json()["error"]["code"]) == (503, "store_unavailable"), found.text
     assert not list((tmp_path / "files").rglob("*.raw"))
+
+
+def test_a_stream_without_news_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply, "ALIVE_SEC", 0.01)
+    go_on = asyncio.Event()
+
+    async def steps() -> AsyncIterator[tuple[str, dict[str, object]]]:
+        yield "one", {}
+        await go_on.wait()
+        yield "two", {}
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def ask() -> list[object]:
+        found: list[object] = []
+        async with asyncio.timeout(30):
+            answer = await Events(HttpRequest({"type": "http"}, receive), steps()).response()
+            assert isinstance(answer, StreamingResponse)
+            async for part in answer.body_iterator:
+                found.append(part)
+                if found.count(b": open\n\n") == 3:
+                    go_on.set()
+        return found
+
+    found = asyncio.run(ask())
+    assert found[:4] == [b"event: one\ndata: {}\n\n", *[b": open\n\n"] * 3]
+    assert found[-1] == b"event: two\ndata: {}\n\n"
 
 
 def test_a_mistake_of_ours_ends_a_stream(caplog: pytest.LogCaptureFixture) -> None:

@@ -181,9 +181,13 @@ def test_what_ended_long_ago_is_forgotten(store: Store) -> None:
     one, two = add(store, "alice"), add(store, "alice")
     store.jobs.claim("m")
     store.jobs.finish(one, [IMAGE], [])
-    assert store.jobs.forget(60) is None
-    assert store.jobs.forget(-60) == [IMAGE.path, *states_of(one, 1)]
+    assert store.jobs.ended(60) == {}
+    assert store.jobs.ended(-60) == {one: [IMAGE.path, *states_of(one, 1)]}
+    assert store.jobs.get(one, "alice") is not None, "until its files are gone"
+    store.jobs.forget([one])
     assert store.jobs.get(one, "alice") is None
+    assert store.jobs.images(one) == []
+    store.jobs.forget([])
     assert store.jobs.get(two, "alice") is not None, "it waits still"
 
 
@@ -268,6 +272,27 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             open_store(address, None)
         assert caught.value.code == "store_newer"
+
+
+@pytest.mark.parametrize("table", ["jobs", "answers"])
+def test_a_store_that_lost_a_table_is_told(tmp_path: Path, table: str) -> None:
+    address = f"sqlite:///{tmp_path}/jobs.db"
+    open_store(address, None).database.close()
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        connection.execute(f"DROP TABLE {table}")
+    for _ in range(2):                                     # the first one keeps no hold of the file
+        with pytest.raises(ResourceError, match=f"no such table: {table}") as caught:
+            open_store(address, None)
+        assert caught.value.code == "store_unavailable"
+
+
+def test_a_link_to_a_file_has_the_lock_of_the_file(tmp_path: Path) -> None:
+    first = open_store(f"sqlite:///{tmp_path}/jobs.db", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link.db").symlink_to(tmp_path / "jobs.db")
+    with pytest.raises(BusyError):
+        open_store(f"sqlite:///{tmp_path}/elsewhere/link.db", str(tmp_path))
+    first.database.close()
 
 
 @pytest.mark.parametrize(("error", "said"), [(OSError(), "OSError"), (OSError("no\nroom"), "no"), (OSError(5, "Input/output error"), "[Errno 5]")])

@@ -52,7 +52,8 @@ def quote(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) else value
 
 
-_PAIR = re.compile(r'\s*([\w][\w \-/]*?):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'(?<![^,])\s*+(\w[\w \-/]*+):\s*+("(?:\\.|[^"\\])*+"|[^,]*+)(?:,|$)')
+"""A pair begins after a comma, and nothing is tried twice: whoever wrote the text, one pass."""
 
 
 def read_infotext(text: str) -> tuple[str, str, dict[str, str]]:

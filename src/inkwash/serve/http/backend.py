@@ -150,7 +150,11 @@ class Backend:
     @property
     def backlog(self) -> int:
         """Rows owed to all orders."""
-        return math.ceil(sum(order.left for order in self.live.values()))
+        return self.before(patient=True)
+
+    def before(self, patient: bool) -> int:
+        """Rows owed to the orders that a further one has to wait for: a patient one to all, another one to those that are not patient."""
+        return math.ceil(sum(order.left for order in self.live.values() if patient or not order.patient))
 
     def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None,
                patient: bool = False, state: bytes = b"") -> Order:
@@ -223,6 +227,8 @@ class Backend:
             await self.link.run(self._take)
         except OSError as error:                           # there is no socket or process to be had; another try may find one
             LOG.error("a worker cannot be started", extra={"fields": {"worker": self.name, "error": str(error)}})
+        except Exception:                                  # without a next life it would be gone for good, and nobody would know why
+            LOG.exception("a bug", extra={"fields": {"worker": self.name}})
         finally:
             lived = self.state == "ready"
             if lived:

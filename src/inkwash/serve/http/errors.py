@@ -67,6 +67,11 @@ def internal() -> ApiError:
     return ApiError(500, "internal_error", "the server made a mistake; give the X-Request-Id of this answer to its operator")
 
 
+def draining() -> ApiError:
+    """The refusal of a server that is about to leave."""
+    return ApiError(503, "draining", "the server is about to stop; ask again, another one may answer", retry_sec=5)
+
+
 def from_inkwash(error: InkwashError, param: str | None = None) -> ApiError:
     """The refusal that an error of the library means; only errors of the caller show their message."""
     return from_code(type(error), error.code, error.message, param)

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inkwash.errors import UsageError
-from inkwash.serve.http.errors import ApiError, internal
+from inkwash.serve.http.errors import ApiError, draining, internal
 from inkwash.serve.http.keys import Keys, presented
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.settings import Settings, is_loopback
@@ -124,6 +124,11 @@ class Guard:
         except ApiError as error:
             refused = error.code
             await answer.refuse(error)
+        except asyncio.CancelledError:                     # the server ends and waits no longer
+            if answer.status:
+                raise
+            refused = draining().code
+            await answer.refuse(draining())
         except Exception:
             LOG.exception("a bug", extra={"fields": {"id": answer.id}})
             if not answer.status:

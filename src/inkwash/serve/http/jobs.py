@@ -101,7 +101,7 @@ def new_job(service: Service, model: Model, owner: str, asked: Generation, body:
 async def admit(service: Service, model: Model, new: New, start: Start | None) -> tuple[New, Ahead]:
     """The job with its cost, and what is before it. Raises ApiError 400 for what the model cannot make, 429 and 503 for what is too much."""
     requests, jobs = [Request(**one) for one in new.work["requests"]], service.store.jobs
-    cost, steps = await service.ready_worker(model).check(requests[0], start)
+    cost, steps = await service.ready_worker(model, patient=True).check(requests[0], start)
     new = new._replace(cost=cost * len(requests), total=steps * len(requests))
     await service.stored(require_place, service, new.owner)
     ahead = await service.stored(jobs.ahead, model.info.name, new.owner)

@@ -18,10 +18,10 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.errors import ApiError, draining
 from inkwash.serve.http.jobs import described, own
 from inkwash.serve.http.reply import Events
-from inkwash.serve.http.service import Service, draining
+from inkwash.serve.http.service import Service
 
 POLL_SEC = 1.0
 ALIVE_SEC = 15.0

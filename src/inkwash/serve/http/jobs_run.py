@@ -3,7 +3,8 @@
 Images of jobs have the lowest priority, so a request that somebody waits for goes first; but every few ticks of the engine age decides, so they
 never starve. At most `jobs_in_work` of them are with a worker at a time; the others wait in the store, where no crash loses them. A job whose
 worker dies goes back into the line and is made again, with the same bytes; the store sees to it that it ends once. Every `jobs_save_sec`, and when
-the server leaves, the state of each image is kept beside its job, and whoever makes the job next goes on from there.
+the server leaves, the state of each image is kept beside its job, and whoever makes the job next goes on from there. A job that has lost its worker
+twice is made while no other one is: if it is what kills the worker, it takes no others with it.
 
 Where the files cannot be written, what is made waits here until they can (pause.py), and nothing new is claimed.
 """
@@ -34,6 +35,7 @@ from inkwash.serve.store.jobs import Image, states_of
 LOG = logging.getLogger("inkwash.serve")
 BACK = ("draining", "model_loading", "server_overloaded", "queue_full", "store_unavailable", "store_full")   # not the job's fault: it waits again
 POLL_SEC = 1.0                                             # for jobs that another server has put into the line
+SUSPECT = 3                                                # from this attempt on a job is made alone
 SWEEP_SEC = 600.0
 SETTLE_SEC = 5.0
 TRIAL, TRIAL_SEC = bytes(1 << 18), 5.0                     # what is written to see whether anything can be, and how long it may take
@@ -86,7 +88,14 @@ class Runner:
 
     async def run(self) -> None:
         """Works until cancelled."""
-        held = swept = -SWEEP_SEC
+        tidying = asyncio.create_task(self._tidy())
+        try:
+            await self._run()
+        finally:
+            tidying.cancel()
+
+    async def _run(self) -> None:
+        held = -LEASE_SEC
         saved = time.monotonic()
         while True:
             now = time.monotonic()
@@ -98,9 +107,6 @@ class Runner:
                 if now - saved >= self.service.settings.jobs_save_sec:
                     self.service.save()
                     saved = now
-                if now - swept >= SWEEP_SEC:
-                    await self._sweep()
-                    swept = now
                 if self.pause.due:
                     await self._try()
                 for model in self.service.models.values():
@@ -135,8 +141,14 @@ class Runner:
         if self.service.draining or not self.pause.open.is_set():
             return 0
         ready = sum(worker.engines for worker in model.workers if worker.state == "ready")
-        taken = sum(len(live.requests) for live in self.live.values() if live.row.model == model.info.name)
-        return self.service.settings.jobs_in_work * ready - taken
+        there = self._of(model)
+        if any(live.row.attempts >= SUSPECT for live in there):
+            return 0
+        return self.service.settings.jobs_in_work * ready - sum(len(live.requests) for live in there)
+
+    def _of(self, model: Model) -> list[Live]:
+        """Jobs of a model that are in work here."""
+        return [live for live in self.live.values() if live.row.model == model.info.name]
 
     def _begin(self, row: Row[Any], model: Model) -> None:
         live = self.live[row.id] = Live(row)
@@ -169,6 +181,9 @@ class Runner:
 
     async def _make(self, live: Live, model: Model) -> list[Made]:
         """The images. Raises ApiError."""
+        before = [one.task for one in self._of(model) if one is not live and one.task is not None]
+        if live.row.attempts >= SUSPECT and before:        # nothing is begun beside it; what was begun before comes to its end first
+            await asyncio.wait(before)
         row, start = live.row, await self._start(live.row)
         left = math.inf if row.deadline is None else row.deadline - await self.service.stored(self.jobs.database.clock)
         if left <= 0:
@@ -226,20 +241,30 @@ class Runner:
             for image, one in zip(found, made, strict=True):
                 await self._put(live, image.path, one.data)
         except asyncio.CancelledError:
-            await self._drop([image.path for image in found])
+            await self._withdraw(row, found)
             raise
         warnings = list(dict.fromkeys(text for one in made for text in one.facts["warnings"]))
         if await self.service.stored(self.jobs.finish, row.id, found, [*row.warnings, *warnings]):
             if any(live.saved):
                 await self._drop(live.states)
             return True
-        await self._drop([image.path for image in found])
+        await self._withdraw(row, found)
         return False
 
-    async def _drop(self, paths: list[str]) -> None:
-        """Deletes what nobody needs any more, where that can be done: it is not what the job came to."""
+    async def _withdraw(self, row: Row[Any], found: list[Image]) -> None:
+        """Deletes the pictures of a job that will have none. Where another server has the job, they are its own: of the same names and bytes."""
         with contextlib.suppress(ApiError):                # it has been logged
+            now = await self.service.stored(self.jobs.get, row.id, row.owner)
+            if now is None or now.status in ("cancelled", "failed"):
+                await self._drop([image.path for image in found])
+
+    async def _drop(self, paths: list[str]) -> bool:
+        """Deletes what nobody needs any more; whether that could be done: it is not what the job came to."""
+        try:
             await self.service.filed(self.service.store.files.delete, paths)
+        except ApiError:                                   # it has been logged
+            return False
+        return True
 
     async def _put(self, live: Live, path: str, data: bytes) -> None:
         """Writes a picture, as soon as that can be done. Raises ApiError when the server leaves and it still cannot."""
@@ -293,9 +318,23 @@ class Runner:
         await self.service.stored(self.jobs.recover)
         self.service.metrics.queued.set(await self.service.stored(self.jobs.count, None, ("queued",)))
 
+    async def _tidy(self) -> None:
+        """Forgets what ended long ago, now and then; beside the work, for with many files in a bucket it takes longer than a lease."""
+        while True:
+            try:
+                await self._sweep()
+            except ApiError:                               # the store; it has been logged
+                pass
+            except Exception:
+                LOG.exception("a bug")
+            await asyncio.sleep(SWEEP_SEC)
+
     async def _sweep(self) -> None:
-        """Forgets what ended long ago."""
+        """Files go first: were a job forgotten before, nobody would know of those that stay when a server dies or its bucket is away."""
         keep_sec = 3600 * self.service.settings.keep_hours
         await self.service.stored(self.service.store.answers.forget, keep_sec)
-        while (paths := await self.service.stored(self.jobs.forget, keep_sec)) is not None:
-            await self.service.filed(self.service.store.files.delete, paths)
+        while old := await self.service.stored(self.jobs.ended, keep_sec):
+            gone = [job for job, paths in old.items() if await self._drop(paths)]
+            await self.service.stored(self.jobs.forget, gone)
+            if len(gone) < len(old):                       # the others are tried again the next time
+                return

@@ -7,14 +7,16 @@ line revokes its key at once, for the file is read again when it changed. All li
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import hmac
+import os
 import re
 import secrets
 from pathlib import Path
 
 from inkwash.errors import UsageError
-from inkwash.io.durable import write_text
+from inkwash.io.durable import make_folder, space_for, sync_folder
 
 PREFIX = "ink-"
 _LINE = re.compile(r"([\w.@-]{1,64}) ([0-9a-f]{64})")
@@ -70,18 +72,31 @@ def parse(path: Path) -> list[tuple[str, str]]:
 
 
 def new_key(path: Path, name: str) -> str:
-    """Adds a key to the file, which only its owner may read, and returns it; it cannot be shown again. Raises UsageError `bad_keys`."""
+    """Adds a key at the end of the file and returns it; it cannot be shown again. Only its owner may read a file that is made here.
+
+    A file that is there keeps its owner, its rights and its comments, for a server may have to read it as another user. Raises UsageError
+    `bad_keys`, ResourceError `disk_full`.
+    """
     lines = parse(path) if path.exists() else []
     if not _LINE.fullmatch(f"{name} {'0' * 64}"):
         raise UsageError("bad_keys", f"the name of a key has 1..64 letters, digits and . _ @ -, got {name[:40]!r}")
     if name in dict(lines):
         raise UsageError("bad_keys", f'"{path}" has a key named {name!r}; delete its line to revoke it, or choose another name')
     key = PREFIX + secrets.token_urlsafe(32)
-    lines.append((name, hashlib.sha256(key.encode()).hexdigest()))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.touch(mode=0o600)
-    write_text(path, "".join(f"{owner} {found}\n" for owner, found in lines))
-    path.chmod(0o600)
+    before = path.read_bytes()
+    line = f"{name} {hashlib.sha256(key.encode()).hexdigest()}\n".encode()
+    line = line if before.endswith(b"\n") or not before else b"\n" + line
+    with space_for(path.parent, len(line)), path.open("ab", buffering=0) as file:
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(len(before))                     # a part of a line would shut everybody out
+            raise
+    sync_folder(path.parent)
     return key
 
 

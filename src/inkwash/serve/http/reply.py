@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 EVENTS = "text/event-stream"
+ALIVE_SEC = 15.0                                           # of silence, after which a stream says that it is alive: proxies close those that do not
+ALIVE = b": open\n\n"
 LOG = logging.getLogger("inkwash.serve")
 
 
@@ -83,7 +85,7 @@ class Events:
         begun, told = False, list[bytes]()
         try:
             async for name, data in self.steps:
-                event = f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode() if name else b": open\n\n"
+                event = f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode() if name else ALIVE
                 queue.put_nowait(event)
                 begun = True
                 if self.keyed is not None:
@@ -117,7 +119,11 @@ class Events:
         try:
             while isinstance(item, bytes):
                 yield item
-                item = await queue.get()
+                try:
+                    async with asyncio.timeout(ALIVE_SEC):
+                        item = await queue.get()
+                except TimeoutError:
+                    item = ALIVE
         finally:
             if watch.done() and not watch.cancelled():
                 self.http.scope["state"]["code"] = "client_gone"

@@ -98,8 +98,10 @@ class Server(uvicorn.Server):
         self._tasks.add(asyncio.get_running_loop().create_task(work))
 
     async def _drain(self) -> None:
-        await self.service.drain(self.drain_sec)
-        self.should_exit = True
+        try:
+            await self.service.drain(self.drain_sec)
+        finally:
+            self.should_exit = True
 
     async def _watch(self) -> None:
         await self.service.failed.wait()

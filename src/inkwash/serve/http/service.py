@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +24,7 @@ from inkwash.io.info import ModelInfo
 from inkwash.request import Request
 from inkwash.serve.http.admission import require_in_time, require_room, rows_of
 from inkwash.serve.http.backend import Backend, Link, Order, Wish
-from inkwash.serve.http.errors import ApiError
+from inkwash.serve.http.errors import ApiError, draining
 from inkwash.serve.http.fields import MAX_IMAGES
 from inkwash.serve.http.metrics import Metrics
 from inkwash.serve.http.process import Process
@@ -158,14 +157,14 @@ class Service:
                 raise ApiError(503, "store_full", "the server has no room left for pictures of jobs; try again later", retry_sec=30) from None
             raise ApiError(503, "store_unavailable", "the server cannot reach what it must remember; try again later", retry_sec=5) from None
 
-    def ready_worker(self, model: Model) -> Backend:
-        """The worker that will be finished first. Raises ApiError 503 `draining`, `model_loading`."""
+    def ready_worker(self, model: Model, patient: bool) -> Backend:
+        """The worker that will be finished first with what goes before. Raises ApiError 503 `draining`, `model_loading`."""
         if self.draining:
             raise draining()
         ready = [worker for worker in model.workers if worker.state == "ready"]
         if not ready:
             raise ApiError(503, "model_loading", "the model is being loaded; try again later", retry_sec=5)
-        return min(ready, key=lambda worker: worker.rate.seconds(worker.backlog))
+        return min(ready, key=lambda worker: (worker.rate.seconds(worker.before(patient)), worker.rate.seconds(worker.backlog)))
 
     def require_any_room(self, owner: str) -> None:
         """Refuses what no worker of any model can take, whatever is asked, so that nothing of it need be read. Raises ApiError 429, 503."""
@@ -186,7 +185,7 @@ class Service:
     def _require_room(self, worker: Backend, owner: str, asked: int) -> int:
         """The rows that come before `asked` further images. Raises ApiError when there is no room for these."""
         waiting = [order for order in worker.live.values() if not order.patient]
-        backlog = math.ceil(sum(order.left for order in waiting))
+        backlog = worker.before(patient=False)
         mine = sum(order.owner == owner for order in waiting)
         limits = self.settings.queue * worker.engines, self.settings.of_key(self.settings.queue_per_key)
         require_room(len(waiting), mine, asked, *limits, worker.rate.seconds(backlog))
@@ -198,7 +197,7 @@ class Service:
 
         Raises ApiError when they are too many or too late.
         """
-        worker = self.ready_worker(model)
+        worker = self.ready_worker(model, patient)
         share = 1.0 if start is None else start.strength
         steps = [max(1, round(share * request.steps)) for request in requests]
         costs = [rows_of(made, r.guidance, r.width, r.height, model.info.sizes.default) for made, r in zip(steps, requests)]
@@ -235,10 +234,5 @@ def _links(settings: Settings, folder: Path, model: str) -> list[tuple[str, Link
         return [("ray", Replicas(model))]
     launch = {"folder": str(folder), "policy": settings.policy, "queue": settings.queue + settings.jobs_in_work + MAX_IMAGES}
     named = [device if settings.devices.count(device) == 1 else f"{device}#{i}" for i, device in enumerate(settings.devices)]
-    return [(name, Process({**launch, "device": device, "share": settings.devices.count(device)}))
+    return [(name, Process({**launch, "device": device, "share": settings.devices.count(device)}, settings.stall_sec))
             for name, device in zip(named, settings.devices, strict=True)]
-
-
-def draining() -> ApiError:
-    """The refusal of a server that is about to leave."""
-    return ApiError(503, "draining", "the server is about to stop; ask again, another one may answer", retry_sec=5)

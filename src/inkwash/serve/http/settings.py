@@ -39,6 +39,7 @@ class Settings(BaseModel):
     queue: int = Field(64, ge=1, description="images in work or waiting on one worker; more are refused with 503")
     queue_per_key: int = Field(32, ge=1, description="of these, images of one key, where there are keys; more are refused with 429")
     deadline_sec: float = Field(120.0, gt=0, le=3600, description="the longest that a client waits, when it does not say")
+    stall_sec: float = Field(600.0, ge=1, description="how long a worker may say nothing, within one step, before it is taken for hung and replaced")
     drain_sec: float = Field(25.0, ge=0, le=3600, description="after SIGTERM, how long accepted work may take")
     body_kib: int = Field(256, ge=1, le=1 << 16, description="largest JSON body")
     upload_kib: int = Field(16384, ge=1, le=1 << 18, description="largest body of a route that takes pictures")

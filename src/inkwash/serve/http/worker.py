@@ -89,6 +89,8 @@ class Worker:
             self._preview(item)
         elif head["do"] == "save" and item is not None:
             self._send({"is": "saved", "id": item.number, "done": item.ticket.step}, self._engine.save(item.ticket))
+        elif head["do"] == "ask":
+            self._send({"is": "here"})
 
     @property
     def _engine(self) -> Engine:

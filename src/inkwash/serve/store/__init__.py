@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from inkwash.serve.store.answers import Answers
 from inkwash.serve.store.database import Database
 from inkwash.serve.store.files import Files, files_beside
@@ -31,4 +33,8 @@ def open_store(db: str, files: str | None) -> Store:
     """
     place = Files(files_beside(db) if files is None else files)
     database = Database(db)
-    return Store(database, place, Jobs(database), Answers(database))
+    try:
+        return Store(database, place, Jobs(database), Answers(database))
+    except SQLAlchemyError as error:
+        database.close()
+        raise database.unusable(error) from None

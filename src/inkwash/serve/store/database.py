@@ -51,13 +51,17 @@ class Database:
             if isinstance(error, CommandError):
                 raise UsageError("store_newer", f"{self.name} was written by a newer version ({error}); use that one, or another --db") from None
             if isinstance(error, SQLAlchemyError):
-                raise ResourceError("store_unavailable", f"cannot open {self.name}: {first_line(error)}; {FORMS}") from None
+                raise self.unusable(error) from None
             raise
 
     @property
     def name(self) -> str:
         """The address without its password."""
         return self.url.render_as_string(hide_password=True)
+
+    def unusable(self, error: SQLAlchemyError) -> ResourceError:
+        """The error of a database that cannot be opened."""
+        return ResourceError("store_unavailable", f"cannot open {self.name}: {first_line(error)}; {FORMS}")
 
     def now(self, connection: Connection) -> float:
         """Seconds since 1970: of this machine for SQLite, of the database where servers share it."""
@@ -131,9 +135,10 @@ def _postgres(url: URL) -> Engine:
 
 
 def _lock(path: Path) -> int:
-    """The lock that says that this process has SQLite's file."""
+    """The lock that says that this process has SQLite's file, beside the file itself where `path` is a link to it."""
     try:
-        make_folder(path.absolute().parent)
+        path = Path(os.path.realpath(path))
+        make_folder(path.parent)
         handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ResourceError("store_unavailable", f'cannot write in the folder of "{path}": {error.strerror}; give another one by --db') from None

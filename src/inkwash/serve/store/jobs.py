@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Update, and_, delete, func, insert, or_, select, true, update
@@ -164,16 +164,22 @@ class Jobs:
             live = update(jobs).where(jobs.c.id == job, jobs.c.owner == owner, jobs.c.status.in_(LIVE))
             return changed(connection, live.values(status="cancelled", holder="", finished=self.database.now(connection)))
 
-    def forget(self, older_sec: float, limit: int = 200) -> list[str] | None:
-        """Deletes jobs that ended so long ago, at most `limit`; gives the paths of their files, or None where there was no such job."""
-        with self.database.engine.begin() as connection:
+    def ended(self, older_sec: float, limit: int = 200) -> dict[str, list[str]]:
+        """Jobs that ended so long ago, at most `limit`, with the paths of their files."""
+        with self.database.engine.connect() as connection:
             before = self.database.now(connection) - older_sec
             old = connection.execute(select(jobs.c.id, jobs.c.work).where(jobs.c.finished < before).order_by(jobs.c.number).limit(limit)).all()
-            gone = [row.id for row in old]
-            paths = [row.path for row in connection.execute(select(images.c.path).where(images.c.job.in_(gone)))]
-            paths += [path for row in old for path in (*row.work["files"], *states_of(row.id, len(row.work["requests"])))]
+            found: dict[str, list[str]] = {row.id: [] for row in old}
+            for row in connection.execute(select(images.c.job, images.c.path).where(images.c.job.in_(found)).order_by(images.c.place)):
+                found[row.job].append(row.path)
+            for row in old:
+                found[row.id] += [*row.work["files"], *states_of(row.id, len(row.work["requests"]))]
+            return found
+
+    def forget(self, gone: Collection[str]) -> None:
+        """Deletes jobs whose files are gone."""
+        with self.database.engine.begin() as connection:
             connection.execute(delete(jobs).where(jobs.c.id.in_(gone)))
-            return paths if gone else None
 
     def _mine(self, job: str) -> Update:
         """Changes a job if this server holds it."""
