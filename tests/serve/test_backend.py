@@ -19,6 +19,7 @@ import pytest
 from inkwash.io.find import read_info
 from inkwash.request import Request
 from inkwash.serve.http import a1111, backend
+from inkwash.serve.http.admission import Due, Margin
 from inkwash.serve.http.backend import Backend, Made, Wish
 from inkwash.serve.http.channel import LARGE, Decoder, Frame
 from inkwash.serve.http.errors import ApiError
@@ -71,7 +72,7 @@ async def begun(worker: Backend) -> asyncio.Task[None]:
 
 
 def submit(worker: Backend) -> backend.Order:
-    return worker.submit(Request("x"), "alice", 1.0, None, Wish(), None)
+    return worker.submit(Request("x"), "alice", 1.0, Due(), Wish(), None)
 
 
 def test_a_lost_worker_takes_nothing_while_its_process_ends() -> None:
@@ -176,6 +177,34 @@ def test_a_worker_is_metered_as_soon_as_it_is_ready() -> None:
     metrics = Metrics()
     Backend("m@cpu", Way(), metrics, lambda: None)._take(READY)
     assert metrics.registry.get_sample_value("inkwash_engines", {"worker": "m@cpu"}) == 1
+
+
+def test_a_worker_learns_how_far_its_predictions_err(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From images that came, and from those that did not come in time; what was given up before its deadline tells nothing."""
+    clock = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    worker = Backend("m@cpu", Way(), Metrics(), lambda: None)
+    worker._take(READY)
+
+    def after(took: float, end: Callable[[backend.Order], None]) -> float:
+        nonlocal clock
+        order = worker.submit(Request("x"), "alice", 1.0, Due(10.0, 10.0, 8.0), Wish(), None)
+        clock += took
+        end(order)
+        return worker.margin.value
+
+    def made(order: backend.Order) -> None:
+        worker._take(Frame({"is": "made", "id": order.number, "facts": {}}))
+
+    def failed(order: backend.Order) -> None:
+        worker._take(Frame({"is": "expired", "id": order.number}))
+
+    assert after(9.0, worker.cancel) == after(8.7, made) == Margin.LEAST
+    first = after(9.0, made)
+    assert first > Margin.LEAST
+    second = after(10.5, worker.cancel)
+    assert after(10.5, failed) > second > first
+    assert worker.metrics.registry.get_sample_value("inkwash_wait_margin", {"worker": "m@cpu"}) == worker.margin.value
 
 
 def test_two_workers_on_one_device_have_names_of_their_own() -> None:

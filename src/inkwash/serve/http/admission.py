@@ -6,18 +6,46 @@ takes part in k ticks of t rows; of these k t rows c are its own, and of the oth
 finished after about (B + c + min(B, (k t - c) / 2)) / r seconds. A caller who cannot wait so long is told at once how long to stay away.
 
 Under overload the line is always as long as it may be. Were it allowed to be as long as the deadline, every image would end about at its
-deadline, many of them after it, and the work on these would be lost; so a prediction must leave a part of the deadline unused.
+deadline, many of them after it, and the work on these would be lost; so a prediction must leave a part of the deadline unused. How large a part
+is learned from the images that come: on a machine whose speed others change it is larger. A line that is shorter for it costs nothing, as long
+as there is one.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from inkwash.serve.admission import Rate
 from inkwash.serve.http.errors import ApiError
 
 HOPELESS = 10.0
-MARGIN = 1.1                                               # how much longer than predicted it may take and still be in time
+
+
+class Margin:
+    """How much longer than predicted an image may take and still be in time: what all but one in twenty stay within, as a quantile that follows.
+
+    After each image the value moves by a small step, up where it was exceeded and else down, 19 times less far (Robbins and Monro 1951).
+    """
+
+    LEAST, MOST, STEP, EXCEED = 1.1, 2.0, 0.05, 0.05
+
+    def __init__(self) -> None:
+        self.value = self.LEAST
+
+    def learn(self, due: Due, took_sec: float) -> None:
+        """What became of a prediction. One that left a fifth of the deadline unused would not have been refused, and teaches nothing."""
+        if self.value * due.predicted_sec >= 0.8 * due.caller_sec:
+            exceeded = took_sec > self.value * due.predicted_sec
+            self.value = min(self.MOST, max(self.LEAST, self.value + self.STEP * (exceeded - self.EXCEED)))
+
+
+class Due(NamedTuple):
+    """When an image is due, in seconds from now: for the engine (None: it shall try at any rate), for the caller, and as predicted (0: it is not)."""
+
+    engine_sec: float | None = None
+    caller_sec: float = math.inf
+    predicted_sec: float = 0.0
 
 
 def rows_of(steps: int, guidance: float | str, width: int, height: int, default: tuple[int, int]) -> int:
@@ -36,8 +64,8 @@ def require_room(live: int, mine: int, asked: int, queue: float, queue_per_key: 
             raise ApiError(status, code, f"{have} {text.format(limit)}; try again later", retry_sec=max(1.0, wait_sec))
 
 
-def require_in_time(rate: Rate, backlog: int, cost: int, steps: int, deadline_sec: float) -> float | None:
-    """The deadline for the engine: None where an idle one shall try although its measure says that it would be late.
+def require_in_time(rate: Rate, margin: Margin, backlog: int, cost: int, steps: int, deadline_sec: float) -> Due:
+    """When it is due; for the engine never, where an idle one shall try although its measure says that it would be late.
 
     `backlog` are the rows of others, `cost` those of the request, made in `steps` steps. A measure that was taken on a bad day could otherwise
     refuse everything for ever, for only work corrects it. Raises ApiError 503 `deadline_unreachable` with the predicted wait, or 400 when even
@@ -48,10 +76,11 @@ def require_in_time(rate: Rate, backlog: int, cost: int, steps: int, deadline_se
         raise ApiError(400, "deadline_impossible", f"this takes about {alone:.3g} s on an idle server, and the deadline is {deadline_sec:.3g} s; "
                                                    "ask for fewer steps, a smaller size or fewer images, or for more time", "deadline_ms")
     if backlog == 0:
-        return deadline_sec if alone <= deadline_sec else None
+        return Due(deadline_sec if alone <= deadline_sec else None, deadline_sec)
     later = min(backlog, max(0.0, steps * rate.tick - cost) / 2)
     wait = rate.seconds(backlog + cost + later)
-    if MARGIN * wait > deadline_sec:
-        raise ApiError(503, "deadline_unreachable", f"finished after {wait:.3g} to {MARGIN * wait:.3g} s, and the deadline is {deadline_sec:.3g} s; "
-                                                    "try again later", retry_sec=MARGIN * wait - deadline_sec)
-    return deadline_sec
+    most = margin.value * wait
+    if most > deadline_sec:
+        raise ApiError(503, "deadline_unreachable", f"finished after {wait:.3g} to {most:.3g} s, and the deadline is {deadline_sec:.3g} s; "
+                                                    "try again later", retry_sec=most - deadline_sec)
+    return Due(deadline_sec, deadline_sec, wait)

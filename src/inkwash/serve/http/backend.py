@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +22,7 @@ import inkwash.errors
 from inkwash.errors import InkwashError
 from inkwash.request import Request
 from inkwash.serve.admission import Rate
+from inkwash.serve.http.admission import Due, Margin
 from inkwash.serve.http.channel import Frame
 from inkwash.serve.http.errors import ApiError, from_code
 from inkwash.serve.http.metrics import Metrics
@@ -87,11 +89,13 @@ Event = Accepted | Step | Preview | Saved | Made | ApiError
 class Order:
     """One image in work. `cost` in rows, of which `left` are still owed; `seen` is the last preview; nobody waits for a `patient` one."""
 
-    def __init__(self, number: int, request: Request, owner: str, cost: float, patient: bool) -> None:
+    def __init__(self, number: int, request: Request, owner: str, cost: float, due: Due, patient: bool) -> None:
         self.number = number
         self.request = request
         self.owner = owner
         self.cost = cost
+        self.due = due
+        self.began = time.monotonic()
         self.patient = patient
         self.done, self.total = 0, request.steps
         self.seen = b""
@@ -131,7 +135,7 @@ class Link(Protocol):
 
 
 class Backend:
-    """A model, on whatever is at the end of a link: `engines` of them, `rate` is that of all."""
+    """A model, on whatever is at the end of a link: `engines` of them, `rate` is that of all, and `margin` how far predictions by it err."""
 
     def __init__(self, name: str, link: Link, metrics: Metrics, changed: Callable[[], None]) -> None:
         self.name = name
@@ -143,6 +147,7 @@ class Backend:
         self.failure: InkwashError | None = None
         self.engines = 1
         self.rate = Rate()
+        self.margin = Margin()
         self.live: dict[int, Order] = {}
         self._checks: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._numbers = count(1)
@@ -156,16 +161,16 @@ class Backend:
         """Rows owed to the orders that a further one has to wait for: a patient one to all, another one to those that are not patient."""
         return math.ceil(sum(order.left for order in self.live.values() if patient or not order.patient))
 
-    def submit(self, request: Request, owner: str, cost: float, deadline_sec: float | None, wish: Wish, start: Start | None,
+    def submit(self, request: Request, owner: str, cost: float, due: Due, wish: Wish, start: Start | None,
                patient: bool = False, state: bytes = b"") -> Order:
         """Sends a request to the worker; a patient one gets what others leave, and one with a Saved `state` goes on from there if it can.
 
         Raises ApiError 503 `model_loading` while there is no worker.
         """
         self._require_ready()
-        order = Order(next(self._numbers), request, owner, cost, patient)
+        order = Order(next(self._numbers), request, owner, cost, due, patient)
         self.live[order.number] = order
-        self._send(*submission(order.number, request, owner, deadline_sec, wish, start, patient, state))
+        self._send(*submission(order.number, request, owner, due.engine_sec, wish, start, patient, state))
         self._measure()
         return order
 
@@ -189,6 +194,7 @@ class Backend:
         """Drops an order that is not finished; a finished one is left alone."""
         if self.live.pop(order.number, None) is not None:
             self.metrics.images.labels(self.facts["model"], "cancelled").inc()
+            self._learn(order, False)
             order.events.put_nowait(ApiError(409, "cancelled", "the image was cancelled"))
             self._send({"do": "cancel", "id": order.number})
             self._measure()
@@ -312,8 +318,16 @@ class Backend:
     def _end(self, order: Order, event: Made | ApiError) -> None:
         self.live.pop(order.number, None)
         self.metrics.images.labels(self.facts.get("model", ""), "made" if isinstance(event, Made) else event.code).inc()
+        self._learn(order, isinstance(event, Made))
         order.events.put_nowait(event)
         self._measure()
+
+    def _learn(self, order: Order, made: bool) -> None:
+        """How long it took, or, where it ends without an image after its deadline, at least takes. One that ends earlier says nothing."""
+        took = time.monotonic() - order.began
+        if made or took >= order.due.caller_sec:
+            self.margin.learn(order.due, took)
+            self.metrics.margin.labels(self.name).set(self.margin.value)
 
     def _measure(self) -> None:
         self.metrics.live.labels(self.name).set(len(self.live))

@@ -23,6 +23,8 @@ class Metrics:
                           registry=own)
         self.engines = Gauge("inkwash_engines", "Engines behind a worker: with Ray, its replicas", ("worker",), registry=own)
         self.rate = Gauge("inkwash_rows_per_second", "Network rows a second, a moving mean", ("worker",), registry=own)
+        self.margin = Gauge("inkwash_wait_margin", "How much longer than predicted an image may take, learned from those that came", ("worker",),
+                            registry=own)
         self.rows = Counter("inkwash_rows", "Network rows computed for images", ("worker",), registry=own)
         self.step = Histogram("inkwash_step_seconds", "Time of one tick of the engine", ("worker",), buckets=_SEC, registry=own)
         self.occupancy = Histogram("inkwash_step_rows", "Rows in one tick", ("worker",), buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=own)

@@ -22,7 +22,7 @@ from inkwash.errors import InkwashError, ResourceError, UsageError
 from inkwash.io.find import find_model, read_info
 from inkwash.io.info import ModelInfo
 from inkwash.request import Request
-from inkwash.serve.http.admission import require_in_time, require_room, rows_of
+from inkwash.serve.http.admission import Due, require_in_time, require_room, rows_of
 from inkwash.serve.http.backend import Backend, Link, Order, Wish
 from inkwash.serve.http.errors import ApiError, draining
 from inkwash.serve.http.fields import MAX_IMAGES
@@ -201,11 +201,13 @@ class Service:
         share = 1.0 if start is None else start.strength
         steps = [max(1, round(share * request.steps)) for request in requests]
         costs = [rows_of(made, r.guidance, r.width, r.height, model.info.sizes.default) for made, r in zip(steps, requests)]
-        due_sec = None
+        due = Due()
         if not patient:
-            due_sec = require_in_time(worker.rate, self._require_room(worker, owner, len(requests)), sum(costs), max(steps), deadline_sec)
-        return worker, [worker.submit(request, owner, cost, due_sec, wish, start, patient, state)
-                        for request, cost, state in zip(requests, costs, states or [b""] * len(requests), strict=True)]
+            before = self._require_room(worker, owner, len(requests))
+            due = require_in_time(worker.rate, worker.margin, before, sum(costs), max(steps), deadline_sec)
+        dues = [due._replace(predicted_sec=0.0)] * (len(requests) - 1) + [due]         # what is predicted is the end of the last one
+        return worker, [worker.submit(request, owner, cost, one, wish, start, patient, state)
+                        for request, cost, one, state in zip(requests, costs, dues, states or [b""] * len(requests), strict=True)]
 
     @contextlib.asynccontextmanager
     async def working(self, model: Model, requests: Sequence[Request], owner: str, deadline_sec: float, wish: Wish, start: Start | None = None,

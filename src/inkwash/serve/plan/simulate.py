@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from inkwash.serve.admission import Rate
-from inkwash.serve.http.admission import require_in_time, require_room
+from inkwash.serve.http.admission import Due, Margin, require_in_time, require_room
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.plan.curve import Curve
 from inkwash.serve.plan.traffic import Arrival
@@ -50,6 +50,7 @@ class _Ticket:
     number: int
     arrival: Arrival
     rows: int                                              # network rows of a step
+    promise: Due = field(default_factory=Due)
     done: int = 0
 
     @property
@@ -64,6 +65,7 @@ class _Ticket:
 @dataclass(eq=False)
 class _Worker:
     rate: Rate
+    margin: Margin = field(default_factory=Margin)
     live: list[_Ticket] = field(default_factory=list)      # oldest first
     chosen: list[_Ticket] = field(default_factory=list)    # of the tick under way
     took: float = 0.0                                      # seconds of it
@@ -99,7 +101,7 @@ class _World:
         worker, server = self.workers[place], self.server
         try:
             require_room(len(worker.live), len(worker.live), 1, server.queue, server.queue_per_key, 0.0)
-            require_in_time(worker.rate, worker.backlog, ticket.left, arrival.steps, arrival.deadline_sec)
+            ticket.promise = require_in_time(worker.rate, worker.margin, worker.backlog, ticket.left, arrival.steps, arrival.deadline_sec)
         except ApiError:
             return
         worker.live.append(ticket)
@@ -112,6 +114,7 @@ class _World:
         worker, curve = self.workers[place], self.curve
         for late in [ticket for ticket in worker.live if ticket.due <= now]:
             self.outcomes[late.number] = Outcome("late", late.arrival.deadline_sec)
+            worker.margin.learn(late.promise, now - late.arrival.at)
             worker.live.remove(late)
             worker.backlog -= late.left
         worker.chosen = []
@@ -141,6 +144,7 @@ class _World:
             if ticket.done == ticket.arrival.steps:
                 worker.live.remove(ticket)
                 seconds = self.now - ticket.arrival.at
+                worker.margin.learn(ticket.promise, seconds)
                 late = seconds > ticket.arrival.deadline_sec
                 self.outcomes[ticket.number] = Outcome("late", ticket.arrival.deadline_sec) if late else Outcome("done", seconds)
         worker.backlog -= rows
