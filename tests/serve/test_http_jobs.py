@@ -293,6 +293,7 @@ def test_a_job_with_a_key_is_one_job(alice: Client) -> None:
     body = {"prompt": PROMPT, "steps": 3}
     first, again = (alice.post("/v1/jobs", body, "job") for _ in range(2))
     assert (first.status_code, again.status_code) == (202, 202)
+    assert first.headers["location"] == again.headers["location"] == f"/v1/jobs/{first.json()['id']}"
     assert first.content == again.content
     assert error(alice.post("/v1/jobs", {**body, "n": 2}, "job")) == (409, "idempotency_key_reused")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import time
 from typing import Annotated, Any, Literal
 
@@ -45,7 +46,7 @@ async def submit(http: HttpRequest) -> Response:
     new = new_job(service, model, http.scope["state"]["owner"], asked, body, start)
     keyed = once(http, body, files)
     if keyed is not None and (known := await keyed.replay()) is not None:
-        return known
+        return located(known)
     try:
         new, ahead = await admit(service, model, new, start)
         if start is not None:
@@ -67,7 +68,12 @@ async def submit(http: HttpRequest) -> Response:
             keyed.drop()
         raise
     http.app.state.runner.wake.set()
-    found.headers["location"] = f"/v1/jobs/{new.id}"
+    return located(found)
+
+
+def located(found: Response) -> Response:
+    """The answer, with the path of the job that it tells of."""
+    found.headers["location"] = f"/v1/jobs/{json.loads(bytes(found.body))['id']}"
     return found
 
 
