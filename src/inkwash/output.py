@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inkwash.errors import UsageError
+from inkwash.io.find import known_models
 from inkwash.io.info import ModelInfo, unknown_words
 from inkwash.request import MAX_SEED, Request, check_int, random_seed
 
@@ -58,8 +59,9 @@ def notes(request: Request, info: ModelInfo, conditioner: Conditioner, finite: b
         found += [f"negative prompt: {text}" for text in conditioner.report(request.negative)]
     if new := unknown_words(request.prompt, info.vocabulary):
         listed = ", ".join(new[:8]) + (f" and {len(new) - 8} more" if len(new) > 8 else "")
+        place = info.name if info.name in known_models() else "FOLDER"                   # a path would stand in the picture's file
         found.append(f"the model never saw {'this word' if len(new) == 1 else 'these words'} in training: {listed}; "
-                     f"inkwash inspect {info.name} shows what it knows")
+                     f"inkwash inspect {place} shows what it knows")
     if (request.width, request.height) != info.sizes.default:
         trained = "{}x{}".format(*info.sizes.default)
         found.append(f"size {request.width}x{request.height} differs from the size of training, {trained}; expect cut or repeated objects")

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 from pathlib import Path
+from shlex import quote
 
 from inkwash.errors import UsageError
 from inkwash.io.durable import make_folder, space_for, sync_folder
@@ -41,7 +42,7 @@ class Keys:
         except FileNotFoundError:
             if self._seen is None:
                 raise UsageError("bad_keys", f'there is no file "{self.path}"; make a key by '
-                                             f"inkwash serve --keys {self.path} --new-key NAME") from None
+                                             f"inkwash serve --keys {quote(str(self.path))} --new-key NAME") from None
             self._hashes, self._seen = {}, (0, 0)          # the same file may come back
         return self._hashes
 

@@ -227,7 +227,8 @@ def check_golden(pipeline: Pipeline, engine: Engine) -> str:
     assert beside is not None
     assert beside.pixels is not None
     if not bool(alone.latent.isfinite().all()) or int(alone.pixels.max()) == int(alone.pixels.min()):
-        raise VerifyError("golden_image", f"{pipeline.info.name} makes an empty picture; restore the model, and check it by inkwash verify --model")
+        raise VerifyError("golden_image", f"{pipeline.info.name} makes an empty picture; restore the model, and check it by "
+                                          f'inkwash verify "{pipeline.source or pipeline.info.name}"')
     found = pixel_sha256(to_pil(alone.pixels))
     if pipeline.determinism == "exact" and pixel_sha256(to_pil(beside.pixels)) != found:
         raise VerifyError("golden_image", f"{pipeline.info.name} makes other pixels beside a neighbour than alone; "
