@@ -142,6 +142,14 @@ def test_s14_order_of_the_round_trip(sampler: Sampler) -> None:
     assert finding("inversion", sampler, ODES).passed, finding("inversion", sampler, ODES).line()
 
 
+@pytest.mark.parametrize("sampler", [DDIM(1.0), DPMSolverPP(2), RK4(eta=1.0)], ids=repr)
+def test_s14_the_way_up_draws_nothing_whatever_eta(sampler: Sampler) -> None:
+    """Noise is drawn for what a step takes away, and a step upwards takes nothing; the last one, to pure noise, among them."""
+    plan = sampler.plan(path_of(Cosine(), Uniform(), 6).up())
+    assert float(plan.end.alpha) == 0
+    assert plan.draws == 0
+
+
 def test_s14_the_code_is_the_exact_flow() -> None:
     path = even(-4, 4, 300)
     up = RK4().plan(path.up())
@@ -155,7 +163,8 @@ def test_img2img_starts_from_the_image_at_the_level_that_strength_says() -> None
     plan = DDIM().plan(whole.cut(0.3))
     assert plan.rows == 3
     image = torch.tensor([0.2, -0.4], dtype=F64)
-    a, b = start(plan, image, 7, 0), prior(plan, (2,), 7, 0).double()
-    assert torch.allclose(a, plan.start.alpha * image + b)
-    exact = run(lambda x, level, index: gaussian(image, torch.zeros(2, dtype=F64)).denoise(x, level), [Program(plan, 7, 0, a)])
-    assert torch.allclose(exact[0].clean.x, image, atol=1e-12)
+    for number in (0, 3):                                  # of the pictures of one seed, each with noise of its own
+        a, b = start(plan, image, 7, number), prior(plan, (2,), 7, number).double()
+        assert torch.allclose(a, plan.start.alpha * image + b)
+        exact = run(lambda x, level, index: gaussian(image, torch.zeros(2, dtype=F64)).denoise(x, level), [Program(plan, 7, number, a)])
+        assert torch.allclose(exact[0].clean.x, image, atol=1e-12)
