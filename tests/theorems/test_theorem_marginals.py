@@ -15,7 +15,7 @@ from inkwash.core.level import Gauge, Level
 from inkwash.core.schedule import Cosine, DiscreteCosine, Linear, Schedule
 from inkwash.core.spacing import LogSNR, Path, Point, Trailing, Uniform
 from inkwash.sample import Plan, Program, Sampler, begin, prior, run, start, tick
-from inkwash.sample.corrector import langevin
+from inkwash.sample.corrector import PredictorCorrector, langevin
 from inkwash.sample.multistep import DPMSolverPP
 from inkwash.sample.onestep import DDIM, DDPM, EulerMaruyama
 from inkwash.sample.singlestep import RK4
@@ -118,6 +118,12 @@ def test_s12_langevin_is_stationary_within_one_percent_as_the_step_vanishes() ->
         excess.append(stationary / spread - 1)
     assert excess[-1] < 0.01
     assert slope([1, 2, 4, 8], excess) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_predictor_is_a_ddim_step_of_its_eta(eta: float) -> None:
+    path = even(-2, 2, 3)
+    assert torch.equal(PredictorCorrector(eta).plan(path).weights[::2], DDIM(eta).plan(path).weights)
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
