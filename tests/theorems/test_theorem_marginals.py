@@ -15,7 +15,7 @@ from inkwash.core.level import Gauge, Level
 from inkwash.core.schedule import Cosine, DiscreteCosine, Linear, Schedule
 from inkwash.core.spacing import LogSNR, Path, Point, Trailing, Uniform
 from inkwash.sample import Plan, Program, Sampler, begin, prior, run, start, tick
-from inkwash.sample.corrector import langevin
+from inkwash.sample.corrector import PredictorCorrector, langevin
 from inkwash.sample.multistep import DPMSolverPP
 from inkwash.sample.onestep import DDIM, DDPM, EulerMaruyama
 from inkwash.sample.singlestep import RK4
@@ -120,6 +120,12 @@ def test_s12_langevin_is_stationary_within_one_percent_as_the_step_vanishes() ->
     assert slope([1, 2, 4, 8], excess) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_predictor_is_a_ddim_step_of_its_eta(eta: float) -> None:
+    path = even(-2, 2, 3)
+    assert torch.equal(PredictorCorrector(eta).plan(path).weights[::2], DDIM(eta).plan(path).weights)
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """dB for images in [-1, 1]."""
     return 10 * math.log10(4 / float(((a - b) ** 2).mean()))
@@ -142,6 +148,14 @@ def test_s14_order_of_the_round_trip(sampler: Sampler) -> None:
     assert finding("inversion", sampler, ODES).passed, finding("inversion", sampler, ODES).line()
 
 
+@pytest.mark.parametrize("sampler", [DDIM(1.0), DPMSolverPP(2), RK4(eta=1.0)], ids=repr)
+def test_s14_the_way_up_draws_nothing_whatever_eta(sampler: Sampler) -> None:
+    """Noise is drawn for what a step takes away, and a step upwards takes nothing; the last one, to pure noise, among them."""
+    plan = sampler.plan(path_of(Cosine(), Uniform(), 6).up())
+    assert float(plan.end.alpha) == 0
+    assert plan.draws == 0
+
+
 def test_s14_the_code_is_the_exact_flow() -> None:
     path = even(-4, 4, 300)
     up = RK4().plan(path.up())
@@ -155,7 +169,8 @@ def test_img2img_starts_from_the_image_at_the_level_that_strength_says() -> None
     plan = DDIM().plan(whole.cut(0.3))
     assert plan.rows == 3
     image = torch.tensor([0.2, -0.4], dtype=F64)
-    a, b = start(plan, image, 7, 0), prior(plan, (2,), 7, 0).double()
-    assert torch.allclose(a, plan.start.alpha * image + b)
-    exact = run(lambda x, level, index: gaussian(image, torch.zeros(2, dtype=F64)).denoise(x, level), [Program(plan, 7, 0, a)])
-    assert torch.allclose(exact[0].clean.x, image, atol=1e-12)
+    for number in (0, 3):                                  # of the pictures of one seed, each with noise of its own
+        a, b = start(plan, image, 7, number), prior(plan, (2,), 7, number).double()
+        assert torch.allclose(a, plan.start.alpha * image + b)
+        exact = run(lambda x, level, index: gaussian(image, torch.zeros(2, dtype=F64)).denoise(x, level), [Program(plan, 7, number, a)])
+        assert torch.allclose(exact[0].clean.x, image, atol=1e-12)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from scipy.integrate import quad
+from scipy.special import gammainc
 from theorem_tools import ODES, SAMPLERS, SDES, finding
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from inkwash.core.level import Gauge, Level
 from inkwash.core.schedule import Exponential
 from inkwash.core.spacing import Karras, Path
 from inkwash.sample import Sampler
-from inkwash.sample.multistep import DEIS, AdamsBashforth, DPMSolverPP
+from inkwash.sample.multistep import DEIS, AdamsBashforth, DPMSolverPP, integral_weights
 from inkwash.sample.onestep import DDIM, DDPM, Consistency, EulerMaruyama
 from inkwash.sample.unipc import UniPC
 from inkwash.verify.oracle import DATA, F64, even, moments, slope, solve, trace
@@ -59,6 +60,17 @@ def test_consistency_sampling_keeps_marginals_of_a_consistency_function() -> Non
     for row, x in enumerate(trace(plan, start, jump)):
         assert float(x[0]) == pytest.approx(float(plan.alpha[row]) * mean, abs=1e-12)
         assert float((x[1:] ** 2).sum()) == pytest.approx(float(plan.alpha[row] ** 2 * deviation**2 + plan.sigma[row] ** 2), abs=1e-12)
+
+
+@pytest.mark.parametrize("nodes", [[0.0], [0.0, -0.4], [0.0, -0.4, -1.5, -2.0]], ids=len)
+def test_integrals_of_slopes_are_as_exact_as_float64(nodes: list[float]) -> None:
+    """int_0^h e^-u u^j du over steps as long as they come, for every power that the nodes can hold."""
+    for h in (0.01, 1.0, 5.0):
+        weights = integral_weights(nodes, 0.0, h, lambda u: math.exp(-u))
+        for power in range(len(nodes)):
+            exact = math.gamma(power + 1) * float(gammainc(power + 1, h))
+            found = sum(weight * node**power for weight, node in zip(weights, nodes, strict=True))
+            assert found == pytest.approx(exact, abs=1e-12 * sum(map(abs, weights)))
 
 
 @pytest.mark.parametrize("sampler", ODES, ids=repr)

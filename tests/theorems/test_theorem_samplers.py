@@ -9,12 +9,13 @@ from torch import Tensor
 
 from inkwash.core.level import Level
 from inkwash.core.prediction import EDM, X0, Eps, Prediction, Score, V, Velocity
-from inkwash.core.schedule import Linear, Schedule
+from inkwash.core.schedule import Cosine, Linear, Schedule
 from inkwash.core.spacing import Path, Trailing
 from inkwash.sample import Program, Sampler, begin, finish, prior, run, tick
 from inkwash.sample.kernel import State
+from inkwash.sample.multistep import DPMSolverPP
 from inkwash.sample.onestep import DDIM, DDPM, Euler, EulerAncestral
-from inkwash.sample.singlestep import DPMSolverSDE
+from inkwash.sample.singlestep import DPMSolver, DPMSolverSDE, Heun
 from inkwash.value import parse, registry
 from inkwash.verify.oracle import DATA, F64, bumpy, even, path_of, same_bits, solve
 
@@ -164,6 +165,14 @@ def test_both_halves_of_an_sde_step_are_steps_of_the_posterior(eta: float) -> No
         half, whole = (DDIM(eta).plan(Path.of(path.gauge, torch.stack([lam[0], end]))).weights[0, 0] for end in lam[1:])
         torch.testing.assert_close(plan.weights[2 * k, 0], half, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(plan.weights[2 * k + 1, 0, 1:], torch.cat([whole[:1], whole[2:]]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(1.0), Heun(eta=1.0), DPMSolver(eta=1.0), DPMSolver(3, eta=1.0), DPMSolverPP(2, 1.0)], ids=repr)
+def test_after_pure_noise_all_noise_is_fresh(sampler: Sampler) -> None:
+    """At alpha = 0 the posterior of the next level does not know x: alpha x0 + sigma z."""
+    plan = sampler.plan(path_of(Cosine(), Trailing(), 5))
+    alpha, sigma = float(plan.alpha[1]), float(plan.sigma[1])
+    assert plan.weights[0, 0].tolist() == pytest.approx([0, 0, alpha, 0, 0, 0, sigma], abs=1e-12)
 
 
 def test_s3_deterministic_samplers_ask_for_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
