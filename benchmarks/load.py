@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--sampler")
     parser.add_argument("--device", default="cpu", help="of the server's workers; cpu,cpu are two, on half of the cores each")
+    parser.add_argument("--queue", type=int, default=64, help="images that a worker has in work or waiting")
     parser.add_argument("--rate", type=rate, default=1000 / 60, help="of the target, such as 1000/min")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the target")
     parser.add_argument("--seconds", type=float, default=60.0, help="of every other load")
@@ -161,13 +162,13 @@ def main() -> None:
     pipe = Pipeline.from_pretrained(options.model)
     chosen = [name for name in PARTS if name in (options.parts or PARTS)]
     result: dict[str, Any] = {"what": __doc__.splitlines()[0], "model": pipe.info.name, "hash": pipe.hash, "goals": GOALS, "machine": machine(),
-                              "seconds": options.seconds, "deadline_sec": options.deadline, "device": options.device}
+                              "seconds": options.seconds, "deadline_sec": options.deadline, "device": options.device, "queue": options.queue}
     if "predict" in chosen:
         options.curve = measure(pipe, pipe.info.sizes.default)
         result["curve"] = options.curve.model_dump()
     do: dict[str, Callable[[Bench], Any]] = {"capacity": part_capacity, "overload": part_overload, "target": part_target, "predict": part_predict}
     with tempfile.TemporaryDirectory() as work, Served(str(Path(options.model).resolve() if Path(options.model).is_dir() else options.model),
-                                                       Path(work), "--device", options.device) as served:
+                                                       Path(work), "--device", options.device, "--queue", str(options.queue)) as served:
         bench = Bench(pipe, served, options)
         for name in chosen:
             result[name] = do[name](bench)
