@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,18 @@ def test_a_full_queue_refuses_at_once(server: Running) -> None:
     assert (unread.status_code, unread.json()["error"]["code"]) == (503, "server_overloaded"), "nothing of it is parsed"
     large = httpx2.post(f"{server.url}/v1/images/edits", content=b"x" * (1 << 20), timeout=250)
     assert (large.status_code, large.json()["error"]["code"]) == (503, "server_overloaded")
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=60) as sock:
+        sock.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1048576\r\n\r\n")
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 503")
+        for _ in range(16):                                # who is refused early may go on sending, and ask again on the same connection
+            sock.sendall(b"x" * (1 << 16))
+            time.sleep(0.01)
+        sock.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        rest = b""
+        while data := sock.recv(1 << 16):
+            rest += data
+        assert b"HTTP/1.1 200" in rest
+        assert b"HTTP/1.1 400" not in rest
     again = httpx2.post(url, json=keyed, headers=header, timeout=250)
     assert (before.status_code, again.content, again.headers["idempotent-replayed"]) == (200, before.content, "true")
     refused = [Asked(server, steps=1).answer() for _ in range(5)]

@@ -34,6 +34,7 @@ class Impatient(HttpToolsProtocol):
     """uvicorn's protocol, which would wait for the head of a request for ever once a connection is made, or keep a head of any size."""
 
     _hurried: object = None
+    _in_body = False
     _unread = 0                                            # bytes of a head that is not complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -43,12 +44,12 @@ class Impatient(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request, or of what comes before the next one."""
-        last = self.cycle
+        last, body = self.cycle, self._in_body             # one that was refused early may go on sending its body
         super().data_received(data)
-        self._unread = self._unread + len(data) if self.cycle is last and self._idle else 0
+        self._unread = self._unread + len(data) if self.cycle is last and not body else 0
         if self._unread > MAX_HEADERS and not self.transport.is_closing():
             self.send_400_response(f"The head of a request may have at most {MAX_HEADERS} bytes.")
-        elif self._unread and self.cycle is not self._hurried:
+        elif self._idle and self.cycle is not self._hurried:
             self._hurried = self.cycle
             self.loop.call_later(HEAD_SEC, self._close_unless_asked, self.cycle)
 
@@ -57,6 +58,12 @@ class Impatient(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) > MAX_HEADERS:
             raise ValueError("the head is too large")
         super().on_headers_complete()
+        self._in_body = True
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        super().on_message_complete()
+        self._in_body = False
 
     @property
     def _idle(self) -> bool:
