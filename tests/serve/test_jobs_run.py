@@ -28,6 +28,7 @@ from sqlalchemy import update
 from inkwash.errors import ResourceError
 from inkwash.request import Request
 from inkwash.serve.http import jobs_run, pause
+from inkwash.serve.http.admission import Due
 from inkwash.serve.http.app import create_app
 from inkwash.serve.http.backend import Accepted, Made, Order, Saved, Step
 from inkwash.serve.http.errors import ApiError
@@ -61,7 +62,7 @@ class Bench:
                       states: list[bytes]) -> AsyncIterator[list[Order]]:
         assert patient
         self.states = states
-        orders = [Order(i, request, owner, 1.0, True) for i, request in enumerate(requests)]
+        orders = [Order(i, request, owner, 1.0, Due(), True) for i, request in enumerate(requests)]
         for order in orders:
             for event in (*self.before, Step(1, 2), self.make(order)):
                 order.events.put_nowait(event)  # type: ignore[arg-type]
@@ -309,7 +310,7 @@ def test_a_job_that_kills_its_worker_takes_no_other_job_with_it(bench: Bench) ->
 
     @asynccontextmanager
     async def working(model: object, requests: list[Request], owner: str, *rest: object, **more: object) -> AsyncIterator[list[Order]]:
-        [order] = orders = [Order(0, requests[0], owner, 1.0, True)]
+        [order] = orders = [Order(0, requests[0], owner, 1.0, Due(), True)]
         there.add(order)
         loop = asyncio.get_running_loop()
         if order.request.prompt == "kills":
