@@ -197,7 +197,7 @@ def test_without_diffusers_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     import inkwash.interop
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"inkwash\[interop\]"):
+    with pytest.raises(UsageError, match=r"pip install -e .\.\[interop\]"):
         importlib.reload(inkwash.interop)
 
 

@@ -122,7 +122,7 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     import sys
 
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UsageError, match=r"pip install .inkwash\[interop\]"):
+    with pytest.raises(UsageError, match=r"pip install -e .\.\[interop\]"):
         adapters.load("diffusers")
 
 
