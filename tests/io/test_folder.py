@@ -8,6 +8,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,3 +236,10 @@ def test_the_marks_of_a_tokenizer_are_checked(tmp_path: Path) -> None:
     config.unlink()
     with pytest.raises(CheckpointError, match="tokenizer_config"):
         load_tokenizer(folder, 16)
+
+
+def test_a_model_opens_without_torchs_compiler() -> None:
+    """To fill an embedding on `meta`, torch imports its compiler, which doubled the time until the first picture."""
+    code = "import sys; from inkwash import Pipeline; Pipeline.from_pretrained('mini'); print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (found.stdout, found.stderr) == ("False False\n", "")

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from inkwash.errors import CheckpointError, UsageError
 from inkwash.io.durable import write_text
@@ -75,7 +76,7 @@ def load_part(folder: Path, name: str) -> nn.Module:
     config = part_config(folder, name)
     path = folder / name / weights_name(name)
     tensors = foreign_tensors(path) if is_foreign(folder) else load_tensors(path, _listed(folder, f"{name}/{weights_name(name)}"))
-    with torch.device("meta"):                             # no weights are drawn, and none of the size that a damaged config asks for
+    with torch.device("meta"), _Unfilled():                # no weights are drawn, and none of the size that a damaged config asks for
         module = config.build()
     stored = module.state_dict()
     require_match(path, {key: tuple(item.shape) for key, item in stored.items()}, tensors)
@@ -85,6 +86,16 @@ def load_part(folder: Path, name: str) -> nn.Module:
     module.load_state_dict({key: item.to(torch.float32 if item.is_floating_point() else item.dtype, copy=True) for key, item in tensors.items()},
                            assign=True)
     return module.eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Within it the functions of `torch.nn.init` leave a tensor as it is. To fill one on `meta`, torch imports its compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
 
 
 def explicit(value: object) -> str:
