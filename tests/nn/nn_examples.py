@@ -13,6 +13,7 @@ from inkwash.nn import (
     ClipTextConfig,
     DiTConfig,
     ImageTowerConfig,
+    MMDiTConfig,
     NetworkConfig,
     TextEncoderConfig,
     UNet2DConfig,
@@ -27,6 +28,7 @@ TOWER = ImageTowerConfig(widths=(8, 16), blocks=(1, 1), out_dim=16)
 UNET = UNetConfig(in_channels=4, out_channels=4, widths=(16, 24, 32), attention=(False, True, True), cross=(False, True, True), head_dim=8,
                   text_dim=16, pooled_dim=12, num_classes=5, embed_dim=32)
 DIT = DiTConfig(in_channels=4, out_channels=4, width=32, depth=3, heads=4, text_dim=16, pooled_dim=12, num_classes=5)
+MMDIT = MMDiTConfig(in_channels=4, out_channels=4, width=32, depth=3, heads=4, text_dim=16, pooled_dim=12, num_classes=5)
 VAE = AutoencoderConfig(latent_channels=4, widths=(16, 24, 32), decoder_blocks=(1, 1, 2))
 
 EXAMPLES: dict[str, NetworkConfig] = {
@@ -40,17 +42,18 @@ EXAMPLES: dict[str, NetworkConfig] = {
     "ImageTowerConfig": TOWER,
     "InceptionConfig": InceptionConfig(),
     "LinearHeadConfig": LinearHeadConfig(dim=12, classes=3),
+    "MMDiTConfig": MMDIT,
     "PatchDiscriminatorConfig": PatchDiscriminatorConfig(widths=(8, 12, 16)),
     "TextEncoderConfig": TEXT,
     "UNet2DConfig": UNet2DConfig(widths=(16, 32), blocks=1, down=("text", "pixels"), up=("text", "pixels"), heads=(2, 4), depth=(2, 1), text_dim=16,
                                  groups=8, num_classes=6),
     "UNetConfig": UNET,
 }
-DENOISERS = [UNET, DIT]  # those that are told a mask and pooled text
+DENOISERS = [UNET, DIT, MMDIT]  # those that are told a mask and pooled text
 
 
 def conditions(batch: int, seed: int = 0) -> dict[str, Tensor]:
-    """Tokens, a ragged mask, pooled text and labels for UNET and DIT."""
+    """Tokens, a ragged mask, pooled text and labels for the DENOISERS."""
     rng = torch.Generator().manual_seed(seed)
     lengths = torch.arange(batch) % 4 + 3
     return {"tokens": torch.randn(batch, 7, 16, generator=rng), "mask": torch.arange(7)[None] < lengths[:, None],
@@ -76,6 +79,7 @@ def inputs(config: NetworkConfig, batch: int = 2) -> tuple[object, ...]:
         "ImageTowerConfig": (images,),
         "InceptionConfig": (torch.rand(batch, 3, 107, 107, generator=rng) * 2 - 1,),
         "LinearHeadConfig": (torch.randn(batch, 12, generator=rng),),
+        "MMDiTConfig": (latents, noise, conditions(batch)),
         "PatchDiscriminatorConfig": (images,),
         "TextEncoderConfig": (ids, mask),
         "UNet2DConfig": (latents, noise, conditions(batch)),

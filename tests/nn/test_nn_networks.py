@@ -73,7 +73,7 @@ def test_runs_in_bfloat16_and_channels_last(name: str) -> None:
         assert (a - b.float()).norm() <= 0.05 * a.norm()
 
 
-@pytest.mark.parametrize("name", ["AutoencoderConfig", "DiTConfig", "UNetConfig"])
+@pytest.mark.parametrize("name", ["AutoencoderConfig", "DiTConfig", "MMDiTConfig", "UNetConfig"])
 def test_compiles_as_one_graph(name: str) -> None:
     """No graph break in training; the traced graph gives the numbers of the plain call."""
     config = EXAMPLES[name]
@@ -166,6 +166,7 @@ def test_unsuitable_sizes_and_channels_raise(config: NetworkConfig) -> None:
     "UNetConfig(form='sdpa', attention_slice=4)", "UNetConfig(attention_slice=4)", "UNetConfig(attention_slice=-1, form='naive')",
     "UNetConfig(text_dim=8, cross=(False, False, False), cross_mid=False)", "UNetConfig(widths=(100, 30, 70), head_dim=20)",
     "DiTConfig(width=30)", "DiTConfig(heads=3)", "DiTConfig(patch=0)", "DiTConfig(form='sdpa', attention_slice=4)",
+    "MMDiTConfig(heads=3)", "MMDiTConfig(text_dim=0)", "MMDiTConfig(attention_slice=4)",
     "AutoencoderConfig(decoder_blocks=(1,))", "AutoencoderConfig(patch=0)", "TextEncoderConfig(heads=5)", "TextEncoderConfig(vocab=0)",
     "ImageTowerConfig(blocks=(1,))", "ClassifierConfig(num_classes=1)", "ClassifierConfig(attention=(True,))", "ClipConfig(shared_dim=0)",
 ])

@@ -15,11 +15,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inkwash.errors import UsageError
-from inkwash.nn.attention import Attention, check_form
-from inkwash.nn.config import NetworkConfig, require
-from inkwash.nn.embed import GlobalEmbedding, grid_positions, needed
+from inkwash.nn.attention import Attention
+from inkwash.nn.config import NetworkConfig
 from inkwash.nn.layers import modulate, zero
+from inkwash.nn.tokens import PatchNetwork, check_sizes, read_text, token_norm
 from inkwash.nn.transformer import Mlp
 
 
@@ -56,12 +55,7 @@ class DiTConfig(NetworkConfig):
     guidance: bool = False
 
     def __post_init__(self) -> None:
-        require(min(self.in_channels, self.out_channels, self.patch, self.width, self.depth, self.heads) > 0,
-                f"every size of {self!r} must be at least 1")
-        require(self.width % self.heads == 0, f"a width of {self.width} cannot be split into {self.heads} heads")
-        require(self.width % 4 == 0, f"positions need a width that is a multiple of 4, got {self.width}")
-        require(self.mlp_ratio > 0, f"mlp_ratio={self.mlp_ratio} is not positive")
-        check_form(self.form, self.attention_slice)
+        check_sizes(self)
 
     @property
     def factor(self) -> int:
@@ -70,10 +64,6 @@ class DiTConfig(NetworkConfig):
 
     def build(self) -> DiT:
         return DiT(self)
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class DiTBlock(nn.Module):
@@ -89,41 +79,26 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)    # (B, 1, width) each
-        x = x + gate_1 * self.attention(modulate(_norm(x), scale_1, shift_1))
+        x = x + gate_1 * self.attention(modulate(token_norm(x), scale_1, shift_1))
         if self.cross is not None:
-            x = x + self.cross(_norm(x), tokens, mask)
-        return x + gate_2 * self.mlp(modulate(_norm(x), scale_2, shift_2))
+            x = x + self.cross(token_norm(x), tokens, mask)
+        return x + gate_2 * self.mlp(modulate(token_norm(x), scale_2, shift_2))
 
 
-class DiT(nn.Module):
+class DiT(PatchNetwork):
     """Network of a DiTConfig: x (B, in_channels, H, W), noise (B,) in 0..1000, cond -> (B, out_channels, H, W).
 
     cond as for a UNet. Raises UsageError `missing_condition` when a tensor is absent, `bad_size` unless H and W are multiples of patch.
     """
 
     def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        self.config = config
-        width = config.width
-        self.embed = GlobalEmbedding(width, config.pooled_dim, config.num_classes, guidance=config.guidance)
-        self.patches = nn.Linear(config.in_channels * config.patch**2, width)
-        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
-        self.modulation = zero(nn.Linear(width, 2 * width))
-        self.out = zero(nn.Linear(width, config.out_channels * config.patch**2))
+        super().__init__(config, (DiTBlock(config) for _ in range(config.depth)))
+        self.reads_text = config.text_dim > 0
 
     def forward(self, x: Tensor, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        config, patch, (height, width) = self.config, self.config.patch, x.shape[-2:]
-        if height % patch or width % patch:
-            raise UsageError("bad_size", f"this DiT cannot take {width} x {height}; both must be multiples of {patch}")
-        if x.shape[1] != config.in_channels:
-            raise UsageError("bad_size", f"this DiT takes {config.in_channels} channels, got {x.shape[1]}")
+        h = self.tokens(x)                                                              # (B, T, width)
         embedding = F.silu(self.embed(noise, cond))                                     # (B, width)
-        tokens = needed(cond, "tokens").to(x.dtype) if config.text_dim else None        # (B, L, text_dim)
-        mask = cond.get("mask") if config.text_dim else None                            # (B, L)
-        h = self.patches(F.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2))        # (B, T, width)
-        h = h + grid_positions(height // patch, width // patch, config.width, x.device).to(h.dtype)
+        text, mask = read_text(cond, x) if self.reads_text else (None, None)            # (B, L, text_dim), (B, L)
         for block in self.blocks:
-            h = block(h, embedding, tokens, mask)
-        scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=-1)             # (B, 1, width) each
-        h = self.out(modulate(_norm(h), scale, shift))                                  # (B, T, out_channels patch^2)
-        return F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height // patch, width // patch)), patch)
+            h = block(h, embedding, text, mask)
+        return self.picture(h, embedding, x)
