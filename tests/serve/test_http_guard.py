@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
 import yaml
 from serving import COMMAND, Running, running, wait
 from starlette.responses import Response
@@ -28,6 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from inkwash.errors import UsageError
 from inkwash.serve.admission import Rate
+from inkwash.serve.http import server as http_server
 from inkwash.serve.http.admission import Due, Margin, require_in_time, require_room
 from inkwash.serve.http.errors import ApiError
 from inkwash.serve.http.guard import Guard
@@ -195,6 +198,70 @@ def test_a_client_that_never_finishes_its_headers_is_left(server: Running) -> No
     assert HEAD_SEC - 1 < time.monotonic() - began < HEAD_SEC + 10
 
 
+def test_head_is_get_without_a_body(server: Running, key: tuple[Path, str]) -> None:
+    with httpx2.Client(base_url=server.url, headers={"authorization": f"Bearer {key[1]}"}, timeout=60) as client:    # one kept connection
+        for path in ("/v1/models", "/livez", "/readyz", "/v1/jobs", "/nothing", "/openapi.json", "/sdapi/v1/samplers"):
+            full, head = client.get(path), client.head(path)
+            assert (head.status_code, head.content) == (full.status_code, b""), path
+            names = ("content-type", "content-length", "cache-control")
+            assert [head.headers.get(name) for name in names] == [full.headers.get(name) for name in names]
+        assert client.head("/v1/images/generations").status_code == 405
+    wait(lambda: any(line.get("method") == "HEAD" and line.get("route") == "/v1/models" for line in server.log), 10)
+
+
+def test_what_stands_in_the_query_is_known_or_refused(server: Running, key: tuple[Path, str]) -> None:
+    for path, code, param, said in (("/v1/jobs?limitt=3", "unknown_parameter", "limitt", "did you mean 'limit'"),
+                                    ("/v1/jobs?limit=3&limit=4", "invalid_value", "limit", "twice"),
+                                    ("/v1/models?page=2", "unknown_parameter", "page", "known: none"),
+                                    ("/sdapi/v1/progress?skip=1", "unknown_parameter", "skip", "skip_current_image")):
+        answer = ask(server, key[1], path=path)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+        assert said in error["message"]
+    for path in ("/v1/jobs?limit=3&status=done", "/sdapi/v1/progress?skip_current_image=true", "/livez?probe=1"):
+        assert ask(server, key[1], path=path).status_code == 200
+
+
+@pytest.mark.parametrize("pause", [0.1, math.inf])
+def test_a_client_that_reads_nothing_of_its_answer_is_left(pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that reads slowly is not."""
+    monkeypatch.setattr(http_server, "READ_SEC", 0.5)
+    size = 24 << 20                                        # more than the kernel buffers for a connection
+    gone: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(size).encode())]})
+        await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
+        await send({"type": "http.response.body"})         # when the client has taken nearly all
+        gone.append((await receive())["type"] == "http.disconnect")
+
+    def read(address: tuple[str, int]) -> int:
+        """Bytes that came."""
+        found = 0
+        with socket.create_connection(address, timeout=60) as client, contextlib.suppress(ConnectionError):
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            if pause == math.inf:
+                wait(lambda: gone, 60)
+            while part := client.recv(1 << 16):
+                if found >> 20 < found + len(part) >> 20 and not gone:
+                    time.sleep(pause)
+                found += len(part)
+        return found
+
+    async def talk() -> int:
+        with listen("127.0.0.1", 0) as sock:
+            web = uvicorn.Server(uvicorn.Config(app, http=http_server.Impatient, lifespan="off", log_config=None))
+            serving = asyncio.create_task(web.serve([sock]))
+            found = await asyncio.to_thread(read, sock.getsockname()[:2])
+            web.should_exit = True
+            await serving
+        return found
+
+    found = asyncio.run(talk())
+    assert gone == [True]
+    assert (found > size) is (pause < math.inf)
+
+
 def test_logs_have_ids_and_no_prompts(server: Running, key: tuple[Path, str]) -> None:
     found = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "a secret wish", "steps": 1},
                         headers={"authorization": f"Bearer {key[1]}"}, timeout=250)
@@ -245,6 +312,12 @@ def test_settings_of_a_file_are_overridden_by_flags(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UsageError, match=what):
             load_settings(file, {})
+
+
+def test_a_folder_is_no_file_of_settings(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder; give a YAML file") as caught:
+        load_settings(tmp_path, {})
+    assert caught.value.code == "bad_config"
 
 
 def test_the_guide_has_the_defaults_of_all_settings() -> None:
@@ -377,9 +450,9 @@ def test_a_broken_file_of_keys_lets_nobody_in_and_is_no_bug(tmp_path: Path, capl
     key = new_key(file, "alice")
     guard = Guard(Response(status_code=204), Settings(keys=file), Keys(file), Metrics(), lambda path: 10, frozenset(), lambda owner: None)
 
-    async def ask() -> httpx2.Response:
+    async def ask(path: str = "/v1/models") -> httpx2.Response:
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(guard), base_url="http://127.0.0.1") as client:
-            return await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+            return await client.get(path, headers={"authorization": f"Bearer {key}"})
 
     assert asyncio.run(ask()).status_code == 204
     good = file.read_text()
@@ -388,6 +461,7 @@ def test_a_broken_file_of_keys_lets_nobody_in_and_is_no_bug(tmp_path: Path, capl
     assert (found.status_code, found.json()["error"]["code"]) == (503, "keys_unreadable")
     [told] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "line 2" in told.fields["error"]                # type: ignore[attr-defined]
+    assert [asyncio.run(ask(path)).status_code for path in ("/livez", "/readyz", "/metrics")] == [204, 503, 503], "a restart would not mend it"
     file.write_text(good)
     assert asyncio.run(ask()).status_code == 204
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import sqlite3
 import time
@@ -205,8 +206,23 @@ def test_an_answer_is_given_again(store: Store) -> None:
     assert begin("bob", "k", "digest") is None
     store.answers.drop("alice", "k")
     assert begin("alice", "k", "digest") == ANSWER, "only what has no answer is dropped"
-    store.answers.forget(-60)
+    store.answers.forget(-60, math.inf)
     assert begin("alice", "k", "another") is None
+
+
+def test_the_oldest_answers_of_an_owner_go_where_they_are_too_large_together(store: Store) -> None:
+    ten = ANSWER._replace(content=bytes(10))
+    for owner, key in (("alice", "1"), ("alice", "2"), ("bob", "1"), ("alice", "3")):
+        assert store.answers.begin(owner, key, "digest") is None
+        store.answers.keep(owner, key, ten)
+        time.sleep(0.01)                                   # the clock of a database may be coarse
+    assert store.answers.begin("alice", "4", "digest") is None, "in work, and of no size yet"
+    store.answers.forget(60, 20)
+    assert store.answers.begin("alice", "1", "another") is None, "it was forgotten"
+    assert [store.answers.begin("alice", key, "digest") for key in ("2", "3")] == [ten, ten]
+    assert store.answers.begin("bob", "1", "digest") == ten
+    with pytest.raises(InWork):
+        store.answers.begin("alice", "4", "digest")
 
 
 def test_a_key_of_a_dead_server_is_free(store: Store) -> None:

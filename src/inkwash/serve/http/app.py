@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -20,6 +20,7 @@ from inkwash.serve.http.guard import Guard
 from inkwash.serve.http.jobs_run import Runner
 from inkwash.serve.http.keys import Keys
 from inkwash.serve.http.metrics import Metrics
+from inkwash.serve.http.query import known_query
 from inkwash.serve.http.service import Service
 from inkwash.serve.http.settings import Settings
 
@@ -50,8 +51,9 @@ def create_app(settings: Settings) -> tuple[ASGIApp, Service]:
 
     app = FastAPI(title="Inkwash", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.runner = service, runner
-    for module in (openai, jobs, jobs_events, a1111, probes):
-        app.include_router(module.router)
+    for module in (openai, jobs, jobs_events, a1111):
+        app.include_router(module.router, dependencies=[Depends(known_query)])
+    app.include_router(probes.router)                      # whoever watches may say what it likes
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_query)

@@ -6,8 +6,10 @@ would only be repeated says `x-should-retry: false`. Bodies are ASCII, so that a
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
+from collections.abc import Collection, Iterable
 
 from starlette.responses import Response
 
@@ -56,6 +58,13 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The answer."""
         return Response(self.content(), self.status, self.headers())
+
+
+def unknown_parameter(name: str, known: Collection[str], where: str = "", aliases: Iterable[str] = ()) -> ApiError:
+    """The refusal of a name that nobody reads, with the nearest one; `aliases` are names that are not told otherwise."""
+    near = difflib.get_close_matches(name, [*known, *aliases], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+    return ApiError(400, "unknown_parameter", f"there is no parameter {name[:60]!r}{where and f' {where}'}; {hint}", name[:60])
 
 
 class ClientGone(Exception):

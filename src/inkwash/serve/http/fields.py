@@ -7,7 +7,6 @@ deadline_ms. A null is the same as a field that is not there. Types are strict: 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -18,7 +17,7 @@ from inkwash.errors import InkwashError
 from inkwash.io.info import ModelInfo
 from inkwash.request import MAX_SEED, MAX_STEPS, Request, check_guidance, check_int, check_text, random_seed, require_prompt, sampler_and_spacing
 from inkwash.serve.http.backend import Wish
-from inkwash.serve.http.errors import ApiError, from_inkwash
+from inkwash.serve.http.errors import ApiError, from_inkwash, unknown_parameter
 
 MAX_IMAGES = 10
 ALIASES = {"num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance"}
@@ -78,9 +77,7 @@ def _refusal(cls: type[BaseModel], error: ValidationError, written: Mapping[str,
     field = str(first["loc"][0])
     name = written.get(field, field)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, [*cls.model_fields, *aliases], n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
-        return ApiError(400, "unknown_parameter", f"there is no parameter {field[:60]!r}; {hint}", field[:60])
+        return unknown_parameter(field, cls.model_fields, aliases=aliases)
     if first["type"] == "missing":
         return ApiError(400, "missing_parameter", f"the parameter {name!r} is missing", name)
     about = cls.model_fields[field].description

@@ -32,14 +32,16 @@ from inkwash.serve.http.settings import Settings, is_loopback
 
 LOG = logging.getLogger("inkwash.serve")
 NOBODY = "local"
+KEYS_UNREADABLE = "keys_unreadable"
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"content-security-policy", b"default-src 'none'"))
 
 
 class Answer:
-    """`send` with a request id on it; remembers the status and whether an answer has begun."""
+    """`send` with a request id on it; remembers the status and whether an answer has begun. After HEAD the answer ends with its headers."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, method: str) -> None:
         self.send = send
+        self.method = method
         self.id = request_id
         self.status = 0
         self.origin: str | None = None                     # of another site's page that may read this
@@ -48,7 +50,11 @@ class Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode()), *_SAFE, *self._cors()]
-        await self.send(message)
+            await self.send(message)
+            if self.method == "HEAD":                      # a stream would go on, and its sender sees now that nobody waits for it
+                await self.send({"type": "http.response.body", "body": b""})
+        elif self.method != "HEAD":
+            await self.send(message)
 
     def _cors(self) -> list[tuple[bytes, bytes]]:
         if self.origin is None:
@@ -99,7 +105,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        answer = Answer(send, f"req_{secrets.token_hex(12)}")
+        answer = Answer(send, f"req_{secrets.token_hex(12)}", scope["method"])
         scope.setdefault("state", {})["request_id"] = answer.id
         refused: str | None = None
         counted: str | None = None
@@ -120,6 +126,8 @@ class Guard:
             body = await self._body(scope, receive)        # a small one in any case: bytes unread at the end can cost a client its answer
             if new:
                 self.require_room(scope["state"]["owner"])
+            if answer.method == "HEAD":
+                scope = {**scope, "method": "GET"}         # as the routes know it
             await self.app(scope, _replay(body, receive), answer)
         except ApiError as error:
             refused = error.code
@@ -157,7 +165,12 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: dict[str, list[str]]) -> None:
         """Raises ApiError 401, 429, 503. Without keys all callers are one, for whom `connections` is the limit."""
-        owner = scope["state"]["owner"] = self._owner(headers.get("authorization", []))
+        try:
+            owner = scope["state"]["owner"] = self._owner(headers.get("authorization", []))
+        except ApiError as error:
+            if (error.code, scope["path"]) != (KEYS_UNREADABLE, "/livez"):
+                raise
+            owner = scope["state"]["owner"] = NOBODY       # a restart would not mend the file
         if scope["path"] in _PROBES:
             return
         if self.mine[owner] >= self.settings.of_key(self.settings.connections_per_key):
@@ -186,7 +199,7 @@ class Guard:
             name = self.keys.name_of(key or "")
         except (UsageError, OSError) as error:
             LOG.error("the keys cannot be read", extra={"fields": {"error": str(error)}})
-            raise ApiError(503, "keys_unreadable", "the server cannot read its keys at the moment; try again later", retry_sec=5) from None
+            raise ApiError(503, KEYS_UNREADABLE, "the server cannot read its keys at the moment; try again later", retry_sec=5) from None
         if name is None:
             raise ApiError(401, "invalid_api_key", "give a valid API key in the header Authorization: Bearer KEY")
         return name
@@ -216,11 +229,11 @@ class Guard:
     def _record(self, scope: Scope, answer: Answer, sec: float, refused: str | None) -> None:
         route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self.waiting else "other")
         code = refused or scope["state"].get("code")
-        self.metrics.requests.labels(route, scope["method"] if scope["method"] in _METHODS else "other", answer.status).inc()
+        self.metrics.requests.labels(route, answer.method if answer.method in _METHODS else "other", answer.status).inc()
         self.metrics.seconds.labels(route).observe(sec)
         if code:
             self.metrics.refused.labels(code).inc()
-        fields = {"id": answer.id, "route": route, "method": scope["method"][:16], "status": answer.status, "ms": round(sec * 1000, 1),
+        fields = {"id": answer.id, "route": route, "method": answer.method[:16], "status": answer.status, "ms": round(sec * 1000, 1),
                   "owner": scope["state"].get("owner"), "code": code, **scope["state"].get("log", {})}
         LOG.info("request", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
 

@@ -332,7 +332,7 @@ class Runner:
     async def _sweep(self) -> None:
         """Files go first: were a job forgotten before, nobody would know of those that stay when a server dies or its bucket is away."""
         keep_sec = 3600 * self.service.settings.keep_hours
-        await self.service.stored(self.service.store.answers.forget, keep_sec)
+        await self.service.stored(self.service.store.answers.forget, keep_sec, 2**20 * self.service.settings.answers_mib_per_key)
         while old := await self.service.stored(self.jobs.ended, keep_sec):
             gone = [job for job, paths in old.items() if await self._drop(paths)]
             await self.service.stored(self.jobs.forget, gone)

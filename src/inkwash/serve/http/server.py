@@ -28,14 +28,17 @@ from inkwash.serve.http.settings import Settings
 
 MAX_HEADERS = 32 << 10
 HEAD_SEC = 10.0
+READ_SEC = 30.0                                            # a client that reads nothing of its answer for so long is left
 
 
 class Impatient(HttpToolsProtocol):
-    """uvicorn's protocol, which would wait for the head of a request for ever once a connection is made, or keep a head of any size."""
+    """uvicorn's protocol, which would wait for ever for the head of a request or for an answer to be read, or keep a head of any size."""
 
     _hurried: object = None
     _in_body = False
     _unread = 0                                            # bytes of a head that is not complete
+    _left = 0                                              # bytes of an answer that the client was slow to read
+    _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection."""
@@ -64,6 +67,36 @@ class Impatient(HttpToolsProtocol):
         """The end of a request."""
         super().on_message_complete()
         self._in_body = False
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we answer."""
+        super().pause_writing()
+        self._left = self.transport.get_write_buffer_size()
+        self._watch = self.loop.call_later(READ_SEC, self._abort_unless_read)
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all."""
+        super().resume_writing()
+        self._unwatch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _abort_unless_read(self) -> None:
+        """Drops the connection, and what it was to be told, where nothing was read since the last look."""
+        left = self.transport.get_write_buffer_size()
+        if left >= self._left:
+            self.transport.abort()
+        else:
+            self._left = left
+            self._watch = self.loop.call_later(READ_SEC, self._abort_unless_read)
 
     @property
     def _idle(self) -> bool:

@@ -54,6 +54,7 @@ class Settings(BaseModel):
     jobs_in_work: int = Field(8, ge=1, description="images of jobs that a worker makes at once, in what other requests leave of its time")
     jobs_save_sec: float = Field(30.0, gt=0, description="how often the states of images of jobs are kept, to go on from after a crash")
     keep_hours: float = Field(24.0, gt=0, le=24 * 366, description="how long a job that has ended, and an answer with an Idempotency-Key, are kept")
+    answers_mib_per_key: float = Field(1024.0, gt=0, description="answers with an Idempotency-Key that are kept of one API key; the oldest go first")
     log_prompts: bool = Field(False, description="write prompts into the log")
 
     @field_validator("device")
@@ -97,6 +98,8 @@ def load_settings(file: Path | None, flags: Mapping[str, Any]) -> Settings:
             read = yaml.safe_load(file.read_text("utf-8"))
         except FileNotFoundError:
             raise UsageError("file_not_found", f'there is no file "{file}"; give a YAML file of settings, or none') from None
+        except IsADirectoryError:
+            raise UsageError("bad_config", f'"{file}" is a folder; give a YAML file of settings in it, or none') from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise UsageError("bad_config", f'cannot read "{file}" as YAML: {" ".join(str(error).split())[:160]}') from None
         if not isinstance(read, dict | None):

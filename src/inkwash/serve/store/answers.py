@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from inkwash.serve.store.database import LEASE_SEC, Database
@@ -81,11 +81,15 @@ class Answers:
                 mine = and_(_at(owner, key), answers.c.holder == self.database.holder, answers.c.media_type.is_(None))
                 connection.execute(update(answers).where(mine).values(lease=lease))
 
-    def forget(self, older_sec: float) -> None:
-        """Deletes answers that were given so long ago."""
+    def forget(self, older_sec: float, most_bytes: float) -> None:
+        """Deletes answers that were given so long ago, and the oldest of each owner who has more than `most_bytes` of them."""
+        size = func.sum(func.length(answers.c.content)).over(partition_by=answers.c.owner, order_by=(answers.c.created.desc(), answers.c.key))
+        sizes = select(answers.c.owner, answers.c.key, size.label("size")).where(answers.c.media_type.is_not(None)).subquery()
+        too_many = select(sizes.c.owner, sizes.c.key).where(sizes.c.size > most_bytes)
         with self.database.engine.begin() as connection:
             old = answers.c.created < self.database.now(connection) - older_sec
             connection.execute(delete(answers).where(old, or_(answers.c.media_type.is_not(None), answers.c.lease <= self.database.now(connection))))
+            connection.execute(delete(answers).where(tuple_(answers.c.owner, answers.c.key).in_(too_many)))
 
 
 def keep(connection: Connection, holder: str, owner: str, key: str, answer: Answer) -> None:
