@@ -1,16 +1,19 @@
 """Which way to train the embedded model: along each axis of its recipes the ways are trained for the same processor time and compared.
 
 What counts is the processor time of the steps, of all threads; data and measuring are free. Every way starts from nothing, with the same
-pictures in the same order, at a constant rate, and averaged: each point of a curve is a fair end of a shorter run.
+pictures in the same order, at a constant rate, and averaged: each point of a curve is a fair end of a shorter run. How much a step costs drifts with
+the machine, by a tenth and more. So a way is afterwards timed by turns with the base, and what is compared is its curve where it would have
+been had the machine stood still.
 
 Denoisers are compared in one unit whatever they predict: the error of x0 on held-out pictures, E |x0' - x0|^2 (1 + SNR), for v its loss, over
-the same noise at ten levels of equal distance in log SNR. Differences from the base are paired by picture. Beside it stands the share of garments
-and colours that come as asked, by judges that no run has seen. Autoencoders are compared by PSNR on held-out pictures; beside
-it stands the perceptual distance, in which a way that was trained by it has an advantage.
+the same noise at ten levels of equal distance in log SNR. Beside it stands the share of garments and colours that come as asked, by judges that
+no run has seen. Autoencoders are compared by PSNR on held-out pictures; beside it stands the perceptual distance, in which a way that was
+trained by it has an advantage. The file comes with a page and with curves.
 
-    python choices.py --emoji FILE --clothing FILE --out FILE.json [--axis NAME ...] [--seconds 240] [--num 48]
+    python choices.py --emoji FILE --clothing FILE --out FILE.json [--axis NAME ...] [--narrow 2] [--seconds 240] [--num 48]
 
-keeps what is finished: the same command goes on with the ways that are missing. `choices_axes.py` lists the ways.
+keeps what is finished: the same command goes on with the ways that are missing. `choices_axes.py` lists the ways. Where the processor is slow,
+`--narrow 2` compares at half of every width and in batches of 32, which gives five to seven times as many pictures for the same time.
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import mini_garments
 import torch
-from choices_axes import AUTOENCODER, DENOISER, Ways
+from choices_axes import Ways, bases, recipes
+from choices_page import curves, page
+from filelock import FileLock
 from harness import machine
 from mini import commit
 from mini_bench import open_bench
@@ -40,7 +46,6 @@ from inkwash.data.heldout import hold_out
 from inkwash.data.item import Source
 from inkwash.data.source import open_source
 from inkwash.data.transform import decode, fit
-from inkwash.evaluate.metrics.interval import mean_interval
 from inkwash.io.find import find_model
 from inkwash.io.folder import load_part
 from inkwash.pipeline import Pipeline
@@ -51,9 +56,8 @@ from inkwash.train.run import build_task, export
 from inkwash.train.setting import Setting
 from inkwash.train.trainer import Trainer
 
-RECIPES = {"mini-denoiser": DENOISER, "mini-autoencoder": AUTOENCODER}
-SHARES = (0.25, 0.5, 1.0)                                  # of the time, where a curve has its points
-PROBE = 10                                                 # steps that are timed to know how many fit
+SHARES = (0.125, 0.25, 0.5, 1.0)                                  # of the time, where a curve has its points
+PROBE = 12                                                 # steps that are timed to know how many fit
 LAMBDAS = torch.linspace(-3.0, 3.0, 10, dtype=torch.float64)   # half log SNR
 COMMON = ("optimizer.schedule=constant", "optimizer.warmup=50", "optimizer.cooldown=0", "validate_every=0", "sample.every=0")
 
@@ -70,21 +74,34 @@ class Data:
         self.captions = [held_out.caption(i) for i in range(len(held_out))]
 
 
-def timed(config: RunConfig, data: Data, folder: Path, cache: Path, seconds: float) -> tuple[RunConfig, Setting]:
-    """The run with as many steps as fit into `seconds` of processor time, and where it happens."""
-    training = choose(data.training, config.data.leave_out, config.data.repeat)
-    setting = Setting(training, data.held_out, cache, folder, torch.device("cpu"))
-    torch.manual_seed(config.seed)
-    task = build_task(config, setting)
-    try:
-        trainer, times = Trainer(task, config, Group(alone=True)), []
+def setting_of(config: RunConfig, data: Data, folder: Path, cache: Path) -> Setting:
+    """Where a run happens."""
+    return Setting(choose(data.training, config.data.leave_out, config.data.repeat), data.held_out, cache, folder, torch.device("cpu"))
+
+
+def step_seconds(configs: Sequence[RunConfig], settings: Sequence[Setting]) -> list[float]:
+    """Processor time of a step of each run; the runs take their steps by turns."""
+    with ExitStack() as stack:
+        trainers, times = [], [[0.0] * 0 for _ in configs]
+        for config, setting in zip(configs, settings, strict=True):
+            torch.manual_seed(config.seed)
+            task = build_task(config, setting)
+            stack.callback(task.close)
+            trainers.append(Trainer(task, config, Group(alone=True)))
         for _ in range(PROBE):
-            start = time.process_time()
-            trainer.run_step()
-            times.append(time.process_time() - start)
-    finally:
-        task.close()
-    return config.model_copy(update={"steps": max(len(SHARES), round(seconds / statistics.median(times[2:])))}), setting
+            for trainer, each in zip(trainers, times, strict=True):
+                start = time.process_time()
+                trainer.run_step()
+                each.append(time.process_time() - start)
+    return [statistics.median(each[2:]) for each in times]
+
+
+def cost(config: RunConfig, base: RunConfig, data: Data, folder: Path, cache: Path) -> float:
+    """Processor time of a picture, as a multiple of the base's. A discriminator that starts late is counted from the start."""
+    if config.task == "autoencoder":
+        config = config.model_copy(update={"adversarial_start": 0})
+    mine, of_base = step_seconds([config, base], [setting_of(one, data, folder, cache) for one in (config, base)])
+    return (mine / config.batch) / (of_base / base.batch)
 
 
 @torch.no_grad()
@@ -126,7 +143,9 @@ def again(model: Path, data: Data) -> list[tuple[Tensor, Tensor]]:
 
 def trained(config: RunConfig, data: Data, folder: Path, cache: Path, seconds: float) -> dict[str, Any]:
     """One way: its points, and the model in `folder`/model."""
-    config, setting = timed(config, data, folder, cache, seconds)
+    setting = setting_of(config, data, folder, cache)
+    [each_step] = step_seconds([config], [setting])
+    config = config.model_copy(update={"steps": max(len(SHARES), round(seconds / each_step))})
     of = errors if config.task == "denoiser" else psnr
     torch.manual_seed(config.seed)
     task = build_task(config, setting)
@@ -161,66 +180,53 @@ def judged(model: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespace, found: dict[str, Any]) -> None:
     """All ways of one axis that are not in `found` yet."""
-    fixed = (f"autoencoder={find_model(args.parts)}", f"text={args.text or find_model(args.parts)}") if recipe == "mini-denoiser" else ()
+    fixed = bases(args.narrow)[recipe]
+    if recipe == "mini-denoiser":
+        fixed = (*fixed, f"autoencoder={find_model(args.parts)}", f"text={args.text or find_model(args.parts)}")
+    base = read_recipe(recipe, [*COMMON, *fixed])
     for way, settings in ways.items():
         key = f"{recipe}: {name}: {way}" if settings else f"{recipe}: base"
+        folder, cache = args.folder / "runs" / key.replace(" ", "-").replace("/", "_"), args.folder / "cache"
+        config = read_recipe(recipe, [*COMMON, *fixed, *settings])
         if key in found["ways"]:
+            if "cost" not in found["ways"][key]:
+                print(f"{key}: cost", flush=True)
+                keep(args.out, key, {**found["ways"][key], "cost": cost(config, base, data, folder, cache)}, found)
             continue
         print(key, flush=True)
-        folder = args.folder / "runs" / key.replace(" ", "-").replace("/", "_")
         folder.mkdir(parents=True, exist_ok=True)
-        one = trained(read_recipe(recipe, [*COMMON, *fixed, *settings]), data, folder, args.folder / "cache", args.seconds)
+        one = trained(config, data, folder, cache, args.seconds)
         if recipe == "mini-denoiser" and args.num and "failed" not in one:
             one["judged"] = judged(folder / "model", args)
         if recipe == "mini-autoencoder" and "failed" not in one:
             one["perceived"] = round(perceived(folder / "model", data), 5)
-        found["ways"][key] = {"settings": list(settings), **one}
-        save(args.out, found)
+        keep(args.out, key, {"settings": list(settings), "cost": cost(config, base, data, folder, cache), **one}, found)
 
 
-def rows(name: str, ways: Ways, recipe: str, found: dict[str, Any]) -> list[str]:
-    """The table of one axis, as far as it is measured."""
-    base = found["ways"].get(f"{recipe}: base")
-    unit = "x0 error" if recipe == "mini-denoiser" else "PSNR, dB"
-    points = " | ".join(f"{unit} after {share:g} of the time" for share in SHARES)
-    lines = [f"## {name}", "", f"| way | {points} | less the base | samples | garment | colour | perceptual distance |",
-             "|---" * (len(SHARES) + 6) + "|"]
-    for way, settings in ways.items():
-        one = found["ways"].get(f"{recipe}: {name}: {way}" if settings else f"{recipe}: base")
-        if one is None:
-            continue
-        cells = [f"{point['value']:.4f}" for point in one["points"]] + [one.get("failed", "-")] * (len(SHARES) - len(one["points"]))
-        less = "-"
-        if settings and base and "each" in one and len(one["each"]) == len(base["each"]):
-            gap = mean_interval(torch.tensor(one["each"]) - torch.tensor(base["each"]))
-            less = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
-        shares = [f"{100 * one['judged'][kind]['value']:.0f} %" if "judged" in one else "-" for kind in ("garment", "colour")]
-        lines.append(f"| {way} | {' | '.join(cells)} | {less} | {one['points'][-1]['samples'] if one['points'] else 0:,} | {' | '.join(shares)} | "
-                     f"{one.get('perceived', '-')} |")
-    return [*lines, ""] if len(lines) > 4 else []
+def keep(out: Path, key: str, one: dict[str, Any], found: dict[str, Any]) -> None:
+    """Adds a way to what the files hold by now, since another process may be at other axes."""
+    with FileLock(str(out) + ".lock"):
+        if out.exists():
+            found["ways"] |= json.loads(out.read_text("utf-8"))["ways"]
+        found["ways"][key] = one
+        save(out, found)
 
 
 def save(out: Path, found: dict[str, Any]) -> None:
+    """Writes `out`, and beside it the page and the curves."""
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    about = found["about"]
-    lines = ["# Choices for the embedded model, at equal compute", "",
-             f"{about['date']}, {about['machine']}, commit {about['commit']}; every way {about['seconds']:g} processor-seconds, seed 0; "
-             f"`{about['command']}`.", "",
-             "Differences are of the same held-out pictures and noise, with 95 % intervals over pictures; the noise of training is not in them: "
-             "one seed.", ""]
-    for recipe, axes in RECIPES.items():
-        for name, ways in axes.items():
-            lines += rows(name, ways, recipe, found)
-    out.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+    out.with_suffix(".md").write_text(page(found, out.with_suffix(".svg").name), encoding="utf-8")
+    out.with_suffix(".svg").write_text(curves(found), encoding="utf-8")
 
 
 def main() -> None:
-    here = Path(__file__).resolve().parent
+    here, every = Path(__file__).resolve().parent, [name for axes in recipes(1).values() for name in axes]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emoji", required=True)
     parser.add_argument("--clothing", required=True)
     parser.add_argument("--scenes", nargs="*", default=["scenes:2000,objects=1..2"])
-    parser.add_argument("--axis", nargs="+", choices=[*DENOISER, *AUTOENCODER], default=[*DENOISER, *AUTOENCODER])
+    parser.add_argument("--axis", nargs="+", choices=every, default=every)
+    parser.add_argument("--narrow", type=int, choices=(1, 2), default=1, help="every width of the networks is divided by this")
     parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each way")
     parser.add_argument("--num", type=int, default=48, help="garments drawn by each denoiser; 0 for none")
     parser.add_argument("--parts", default="mini", help="the model whose autoencoder and text encoder the denoisers have")
@@ -229,13 +235,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=here.parent / "outputs" / "choices", help="where runs and pictures are kept")
     args = parser.parse_args()
     told = {"date": date.today().isoformat(), "machine": machine(), "commit": commit(), "seconds": args.seconds,
-            "command": f"python choices.py --emoji emoji.parquet --clothing clothing-train.parquet --seconds {args.seconds:g} --num {args.num}"}
+            "narrow": args.narrow, "command": "python choices.py --emoji emoji.parquet --clothing clothing-train.parquet "
+                                              f"--narrow {args.narrow} --seconds {args.seconds:g} --num {args.num}"}
     found: dict[str, Any] = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {"about": told, "ways": {}}
-    if found["about"]["seconds"] != args.seconds:
-        before = f"{found['about']['seconds']:g}"
-        raise SystemExit(f"{args.out} is of {before} seconds a way; name another file with --out, or give --seconds {before}")
+    if (found["about"]["seconds"], found["about"]["narrow"]) != (args.seconds, args.narrow):
+        before = f"--seconds {found['about']['seconds']:g} --narrow {found['about']['narrow']}"
+        raise SystemExit(f"{args.out} is of {before}; name another file with --out, or give {before}")
     data = Data([args.emoji, args.clothing, *args.scenes], 128, 128)
-    for recipe, axes in RECIPES.items():
+    for recipe, axes in recipes(args.narrow).items():
         for name in axes:
             if name in args.axis:
                 axis(name, axes[name], recipe, data, args, found)

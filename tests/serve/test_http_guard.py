@@ -388,6 +388,19 @@ def test_admission_counts_rows() -> None:
     assert found.value.headers()["x-should-retry"] == "false"
 
 
+def test_one_tick_of_a_stopped_process_refuses_nothing() -> None:
+    rate = Rate()
+    for _ in range(20):
+        rate.add(16, 0.2)
+    rate.add(16, 3600.0)
+    assert rate.value > 40
+    require_in_time(rate, Margin(), 0, 16, 8, 1.0)         # 3600 s alone, said a mean over seconds: "deadline_impossible", for ever
+    require_in_time(rate, Margin(), 32, 16, 8, 3.0)
+    for _ in range(12):
+        rate.add(16, 2.0)                                  # it has become slow for good
+    assert rate.value == pytest.approx(8, rel=0.05)
+
+
 def test_the_margin_is_what_all_but_one_in_twenty_stay_within() -> None:
     """Of a machine whose speed others change, and of one that keeps its speed; a prediction far from its deadline teaches nothing."""
     margin, draw, over = Margin(), random.Random(0), []

@@ -25,7 +25,10 @@ class Refused(ResourceError):
 
 
 class Rate:
-    """Network rows in a second of work, and in a tick, as means that forget."""
+    """Network rows in a second of work, and in a tick, as means that forget.
+
+    No tick counts for more than half: one in which the process was stopped, or its machine, for an hour would else refuse whatever has a deadline.
+    """
 
     def __init__(self) -> None:
         self.value = 0.0                                   # a second; 0: not yet measured
@@ -34,7 +37,7 @@ class Rate:
     def add(self, rows: int, seconds: float) -> None:
         """One tick's work."""
         if rows > 0 and seconds > 0:
-            keep = math.exp(-seconds / MEMORY_SEC) if self.value else 0.0
+            keep = max(0.5, math.exp(-seconds / MEMORY_SEC)) if self.value else 0.0
             self.value = keep * self.value + (1.0 - keep) * rows / seconds
             self.tick = keep * self.tick + (1.0 - keep) * rows
 
