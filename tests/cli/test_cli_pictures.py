@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
+import itertools
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -25,6 +29,7 @@ from inkwash.labels import read_label
 from inkwash.sample import Sampler
 from inkwash.value import alias_table
 
+module = importlib.import_module("inkwash.cli.generate")       # the name of its function in the package
 KEYS = {"path", "seed", "size", "sampler", "steps", "nfe", "seconds", "pixel_sha256", "warnings"}
 
 
@@ -36,6 +41,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _json(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_ctrl_c_keeps_what_is_made_and_says_how_to_go_on(
+        tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["generate", "a cat", "--model", str(tiny_model), "--seed", "5", "-n", "4"]
+    assert run([*words, "-o", "whole"]) == 0
+    real = module.produce
+
+    def stopped(*given: Any) -> Iterator[Any]:
+        yield from itertools.islice(real(*given), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "produce", stopped)
+    capsys.readouterr()
+    assert run([*words, "-o", "part"]) == 130
+    assert "stopped after 3 of 4 pictures; --seed 8 -n 1 makes the others" in capsys.readouterr().err
+    assert run([*words, "-o", "silent", "-q"]) == 130
+    assert "stopped" not in capsys.readouterr().err
+    monkeypatch.setattr(module, "produce", real)
+    assert run([*words[:5], "8", "-n", "1", "-o", "rest"]) == 0
+    [last], [same] = (here / "rest").glob("*-8.png"), (here / "whole").glob("*-8.png")
+    assert last.read_bytes() == same.read_bytes()
 
 
 def test_pictures_get_their_own_files_and_print_their_paths(tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,15 @@ def test_a_signal_while_validating_or_saving_ends_the_run_behind_it(
     assert train(toy(steps=3, checkpoint_every=2), [data], tmp_path / "run", quiet=True).stopped == 0
 
 
+@pytest.mark.parametrize("tell", [True, False])
+def test_the_first_signal_is_answered_at_once(tell: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    listener = stop.Stop(tell)
+    with listener.listening():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == (stop.TOLD.decode() if tell else "")
+
+
 def test_a_second_ctrl_c_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = stop.Stop()
     with listener.listening():

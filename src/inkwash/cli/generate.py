@@ -87,16 +87,23 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
     names.prepare()
     pipeline = load(folder, device, weak, classifier)
     told: set[str] = set()
-    for made in produce(pipeline, requests, quiet):
-        path, pixel_hash = save(made, pipeline, names)
-        if json:
-            print_json(summary(made, pipeline, path, pixel_hash))
-        elif not quiet:
-            for text in made.warnings:
-                if text not in told:
-                    warn(text)
-            told.update(made.warnings)
-            print(path, flush=True)
+    done = 0
+    try:
+        for made in produce(pipeline, requests, quiet):
+            path, pixel_hash = save(made, pipeline, names)
+            done += 1
+            if json:
+                print_json(summary(made, pipeline, path, pixel_hash))
+            elif not quiet:
+                for text in made.warnings:
+                    if text not in told:
+                        warn(text)
+                told.update(made.warnings)
+                print(path, flush=True)
+    except KeyboardInterrupt:
+        if done and not quiet:
+            warn(f"stopped after {done} of {number} pictures; --seed {request.seed + done} -n {number - done} makes the others")
+        raise
     return 0
 
 

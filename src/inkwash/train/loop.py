@@ -36,13 +36,15 @@ class Result(NamedTuple):
     stopped: int
 
 
-def fit(trainer: Trainer, out: Path, log: Log, command: list[str]) -> Result:
+def fit(trainer: Trainer, out: Path, log: Log, command: list[str], quiet: bool) -> Result:
     """Trains until `config.steps`, from wherever `trainer` stands; writes checkpoints, samples and the log into `out`.
+
+    Unless `quiet`, the first process says on stderr that a signal was heard.
 
     Raises DivergedError after 3 steps in a row without a finite loss, ResourceError `disk_full`.
     """
     config = trainer.config
-    stop, stopped, first = Stop(), 0, trainer.step
+    stop, stopped, first = Stop(tell=trainer.group.rank == 0 and not quiet), 0, trainer.step
     window: dict[str, list[float]] = {}
     since, seen = time.monotonic(), 0
     with stop.listening():

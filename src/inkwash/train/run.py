@@ -159,7 +159,7 @@ def _train(config: RunConfig, setting: Setting, group: Group, resume: Path | Non
         try:
             if trainer.bf16 and group.device.type == "cpu" and group.rank == 0:
                 _tell_kernels(log, trainer.step, say)
-            result = fit(trainer, out, log, command)
+            result = fit(trainer, out, log, command, quiet)
             if not result.stopped:
                 export(trainer, setting)
                 say(f"finished step {result.step}: {out / MODEL}, weights sha256 {result.sha256[:16]}")
