@@ -10,7 +10,7 @@ the same noise at ten levels of equal distance in log SNR. Beside it stands the 
 no run has seen. Autoencoders are compared by PSNR on held-out pictures; beside it stands the perceptual distance, in which a way that was
 trained by it has an advantage. The file comes with a page and with curves.
 
-    python choices.py --emoji FILE --clothing FILE --out FILE.json [--axis NAME ...] [--narrow 2] [--seconds 240] [--num 48]
+    python choices.py --emoji FILE --clothing FILE --out FILE.json [--axis NAME ...] [--way NAME ...] [--narrow 2] [--seconds 240] [--num 48]
 
 keeps what is finished: the same command goes on with the ways that are missing. `choices_axes.py` lists the ways. Where the processor is slow,
 `--narrow 2` compares at half of every width and in batches of 32, which gives five to seven times as many pictures for the same time.
@@ -185,6 +185,8 @@ def axis(name: str, ways: Ways, recipe: str, data: Data, args: argparse.Namespac
         fixed = (*fixed, f"autoencoder={find_model(args.parts)}", f"text={args.text or find_model(args.parts)}")
     base = read_recipe(recipe, [*COMMON, *fixed])
     for way, settings in ways.items():
+        if settings and args.way and way not in args.way:
+            continue
         key = f"{recipe}: {name}: {way}" if settings else f"{recipe}: base"
         folder, cache = args.folder / "runs" / key.replace(" ", "-").replace("/", "_"), args.folder / "cache"
         config = read_recipe(recipe, [*COMMON, *fixed, *settings])
@@ -220,12 +222,13 @@ def save(out: Path, found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    here, every = Path(__file__).resolve().parent, [name for axes in recipes(1).values() for name in axes]
+    here, every = Path(__file__).resolve().parent, list(dict.fromkeys(name for axes in recipes(1).values() for name in axes))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emoji", required=True)
     parser.add_argument("--clothing", required=True)
     parser.add_argument("--scenes", nargs="*", default=["scenes:2000,objects=1..2"])
     parser.add_argument("--axis", nargs="+", choices=every, default=every)
+    parser.add_argument("--way", nargs="+", help="of these axes, the base and these ways only")
     parser.add_argument("--narrow", type=int, choices=(1, 2), default=1, help="every width of the networks is divided by this")
     parser.add_argument("--seconds", type=float, default=240.0, help="processor time of each way")
     parser.add_argument("--num", type=int, default=48, help="garments drawn by each denoiser; 0 for none")

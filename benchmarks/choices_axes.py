@@ -37,7 +37,7 @@ def bases(part: int) -> dict[str, tuple[str, ...]]:
 
 def recipes(part: int) -> dict[str, Axes]:
     """The axes of every recipe, with each width divided by `part`."""
-    return {"mini-denoiser": {**DENOISER, **_sizes(part)}, "mini-autoencoder": {"latents": _latents(part), "losses": LOSSES}}
+    return {"mini-denoiser": {**DENOISER, **_sizes(part)}, "mini-autoencoder": {"seed": SEED, "latents": _latents(part), "losses": LOSSES}}
 
 
 def _sizes(part: int) -> Axes:
@@ -58,6 +58,7 @@ def _sizes(part: int) -> Axes:
             f"MM-DiT {name(256)} x 5, patch 2": (_dit(2, 256 // part, 5, 4, "MMDiT"),),
             f"DiT {name(192)} x 6, patch 1": (_dit(1, 192 // part, 6, 3),),
         },
+        "together": {"the base": (), "DiT, patch 2, stratified": (_dit(2, 256 // part, 6, 4), "levels=stratified")},
         "batch": {str(batch): (), **{str(each): (f"batch={each}",) for each in (batch // 4, batch // 2, 2 * batch)}},
     }
 
@@ -68,8 +69,9 @@ def _latents(part: int) -> Ways:
             "1/4, 4 channels": (_vae(4, few, QUARTER),)}
 
 
+SEED: Ways = {"0": (), "1": ("seed=1",), "2": ("seed=2",)}    # not to choose among, but to know how much is chance
 DENOISER: Axes = {
-    "seed": {"0": (), "1": ("seed=1",), "2": ("seed=2",)},
+    "seed": SEED,
     "prediction": {"v": (), "eps": ("prediction=Eps()", "process=DiscreteCosine()"), "x0": ("prediction=X0()",),
                    "rectified flow": ("process=Straight()", "prediction=Velocity()")},
     "levels": {"logit-normal 0.5, 1.2": (), "logit-normal 0, 1": ("levels=LogitNormalLevels(mean=0.0, std=1.0)",),

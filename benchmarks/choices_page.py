@@ -25,6 +25,10 @@ def axes_of(found: Found) -> Iterator[tuple[str, str, dict[str, Found]]]:
                 yield recipe, name, known
 
 
+def title(recipe: str, name: str) -> str:
+    return f"{recipe.removeprefix('mini-').capitalize()}: {name}"
+
+
 def page(found: Found, picture: str) -> str:
     """Tables, one for each axis, and the curves of the file `picture`."""
     about = found["about"]
@@ -35,7 +39,7 @@ def page(found: Found, picture: str) -> str:
              "pictures as it could have seen in the time of the base. How far ways differ by chance is what the axis `seed` shows.", "",
              f"![The curves of all axes]({picture})", ""]
     for recipe, name, known in axes_of(found):
-        parts += [f"## {name}", "", *_table(recipe, known, found["ways"].get(f"{recipe}: base")), ""]
+        parts += [f"## {title(recipe, name)}", "", *_table(recipe, known, found["ways"].get(f"{recipe}: base")), ""]
     return "\n".join(parts)
 
 
@@ -74,7 +78,8 @@ def curves(found: Found) -> str:
     for recipe, name, known in axes_of(found):
         lines = [Line(way, tuple(Mark(point["samples"] * one.get("cost", 1.0), point["value"], math.nan, math.nan) for point in one["points"]))
                  for way, one in known.items()]
-        charts.append(chart(lines, name, "time of training, in pictures of the base", VALUES[recipe], log_x=True, log_y=recipe == "mini-denoiser"))
+        charts.append(chart(lines, title(recipe, name), "time of training, in pictures of the base", VALUES[recipe], log_x=True,
+                            log_y=recipe == "mini-denoiser"))
     parts = []
     for number, one in enumerate(charts):
         place = f'<svg x="{WIDE * (number % 2)}" y="{HIGH * (number // 2)}" width="{WIDE}" height="{HIGH}" '
