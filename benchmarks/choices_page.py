@@ -78,8 +78,9 @@ def curves(found: Found) -> str:
     for recipe, name, known in axes_of(found):
         lines = [Line(way, tuple(Mark(point["samples"] * one.get("cost", 1.0), point["value"], math.nan, math.nan) for point in one["points"]))
                  for way, one in known.items()]
+        values = [mark.y for line in lines for mark in line.marks]
         charts.append(chart(lines, title(recipe, name), "time of training, in pictures of the base", VALUES[recipe], log_x=True,
-                            log_y=recipe == "mini-denoiser"))
+                            log_y=max(values) > 3 * min(values)))
     parts = []
     for number, one in enumerate(charts):
         place = f'<svg x="{WIDE * (number % 2)}" y="{HIGH * (number // 2)}" width="{WIDE}" height="{HIGH}" '
