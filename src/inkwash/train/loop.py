@@ -36,7 +36,7 @@ class Result(NamedTuple):
     stopped: int
 
 
-def fit(trainer: Trainer, out: Path, log: Log, command: list[str], quiet: bool) -> Result:
+def fit(trainer: Trainer, out: Path, log: Log, command: list[str], quiet: bool = False) -> Result:
     """Trains until `config.steps`, from wherever `trainer` stands; writes checkpoints, samples and the log into `out`.
 
     Unless `quiet`, the first process says on stderr that a signal was heard.
