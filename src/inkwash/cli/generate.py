@@ -101,7 +101,7 @@ def generate(prompt: str, /, *, out: Annotated[str | None, Parameter(name=["--ou
                 told.update(made.warnings)
                 print(path, flush=True)
     except KeyboardInterrupt:
-        if done and not quiet:
+        if 0 < done < number and not quiet:
             warn(f"stopped after {done} of {number} pictures; --seed {request.seed + done} -n {number - done} makes the others")
         raise
     return 0

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nn.attention import Attention
-from inkwash.nn.config import NetworkConfig
 from inkwash.nn.layers import modulate, zero
-from inkwash.nn.tokens import PatchNetwork, check_sizes, read_text, token_norm
+from inkwash.nn.tokens import PatchConfig, PatchNetwork, read_text, token_norm
 from inkwash.nn.transformer import Mlp
 
 
@@ -28,7 +27,7 @@ def _published(width: int, depth: int, heads: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, repr=False)
-class DiTConfig(NetworkConfig):
+class DiTConfig(PatchConfig):
     """Sizes of a DiT. `text_dim` = 0 means no cross-attention; `pooled_dim` and `num_classes` add to the embedding, as in a UNet.
 
     `guidance` as in a UNet. `qk_norm` normalises queries and keys per head. The short names `dit_s_2` to `dit_xl_2` are the paper's sizes at patch 2.
@@ -38,29 +37,6 @@ class DiTConfig(NetworkConfig):
         "dit_s_2": _published(384, 12, 6), "dit_b_2": _published(768, 12, 12),
         "dit_l_2": _published(1024, 24, 16), "dit_xl_2": _published(1152, 28, 16),
     }
-
-    in_channels: int = 8
-    out_channels: int = 8
-    patch: int = 2
-    width: int = 256
-    depth: int = 8
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    text_dim: int = 0
-    pooled_dim: int = 0
-    num_classes: int = 0
-    qk_norm: bool = False
-    form: str = "auto"
-    attention_slice: int = 0
-    guidance: bool = False
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
-
-    @property
-    def factor(self) -> int:
-        """Height and width of an input must be multiples of this."""
-        return self.patch
 
     def build(self) -> DiT:
         return DiT(self)

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.nn.attention import attend
-from inkwash.nn.config import NetworkConfig, require
+from inkwash.nn.config import require
 from inkwash.nn.layers import modulate, zero
-from inkwash.nn.tokens import PatchNetwork, check_sizes, read_text, token_norm
+from inkwash.nn.tokens import PatchConfig, PatchNetwork, read_text, token_norm
 from inkwash.nn.transformer import Mlp
 
 
@@ -30,7 +30,7 @@ def _published(depth: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, repr=False)
-class MMDiTConfig(NetworkConfig):
+class MMDiTConfig(PatchConfig):
     """Sizes of an MM-DiT. `text_dim` is that of the tokens, which it cannot do without; all other fields as in a DiT.
 
     The short names `mmdit_24` and `mmdit_38` are the paper's form at these depths: 2 and 8 thousand million parameters.
@@ -38,29 +38,12 @@ class MMDiTConfig(NetworkConfig):
 
     aliases: ClassVar[dict[str, dict[str, Any]]] = {"mmdit_24": _published(24), "mmdit_38": _published(38)}
 
-    in_channels: int = 8
-    out_channels: int = 8
-    patch: int = 2
-    width: int = 256
     depth: int = 6
-    heads: int = 4
-    mlp_ratio: float = 4.0
     text_dim: int = 192
-    pooled_dim: int = 0
-    num_classes: int = 0
-    qk_norm: bool = False
-    form: str = "auto"
-    attention_slice: int = 0
-    guidance: bool = False
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        super().__post_init__()
         require(self.text_dim > 0, f"text_dim={self.text_dim}: a network of two streams needs tokens of text; a DiT does without")
-
-    @property
-    def factor(self) -> int:
-        """Height and width of an input must be multiples of this."""
-        return self.patch
 
     def build(self) -> MMDiT:
         return MMDiT(self)

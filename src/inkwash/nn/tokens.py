@@ -3,55 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkwash.errors import UsageError
 from inkwash.nn.attention import check_form
-from inkwash.nn.config import require
+from inkwash.nn.config import NetworkConfig, require
 from inkwash.nn.embed import GlobalEmbedding, grid_positions, needed
 from inkwash.nn.layers import modulate, zero
 
 
-class Sizes(Protocol):
-    """What the configuration of a transformer on patches says of its sizes."""
+@dataclass(frozen=True, repr=False)
+class PatchConfig(NetworkConfig):
+    """Sizes of a network whose tokens are patches."""
+
+    in_channels: int = 8
+    out_channels: int = 8
+    patch: int = 2
+    width: int = 256
+    depth: int = 8
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    text_dim: int = 0
+    pooled_dim: int = 0
+    num_classes: int = 0
+    qk_norm: bool = False
+    form: str = "auto"
+    attention_slice: int = 0
+    guidance: bool = False
+
+    def __post_init__(self) -> None:
+        require(min(self.in_channels, self.out_channels, self.patch, self.width, self.depth, self.heads) > 0,
+                f"every size of {self!r} must be at least 1")
+        require(self.width % self.heads == 0, f"a width of {self.width} cannot be split into {self.heads} heads")
+        require(self.width % 4 == 0, f"positions need a width that is a multiple of 4, got {self.width}")
+        require(self.mlp_ratio > 0, f"mlp_ratio={self.mlp_ratio} is not positive")
+        check_form(self.form, self.attention_slice)
 
     @property
-    def in_channels(self) -> int: ...
-    @property
-    def out_channels(self) -> int: ...
-    @property
-    def patch(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def mlp_ratio(self) -> float: ...
-    @property
-    def pooled_dim(self) -> int: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def guidance(self) -> bool: ...
-    @property
-    def form(self) -> str: ...
-    @property
-    def attention_slice(self) -> int: ...
-
-
-def check_sizes(config: Sizes) -> None:
-    """Raises UsageError `bad_network` unless a network can have these sizes."""
-    require(min(config.in_channels, config.out_channels, config.patch, config.width, config.depth, config.heads) > 0,
-            f"every size of {config!r} must be at least 1")
-    require(config.width % config.heads == 0, f"a width of {config.width} cannot be split into {config.heads} heads")
-    require(config.width % 4 == 0, f"positions need a width that is a multiple of 4, got {config.width}")
-    require(config.mlp_ratio > 0, f"mlp_ratio={config.mlp_ratio} is not positive")
-    check_form(config.form, config.attention_slice)
+    def factor(self) -> int:
+        """Height and width of an input must be multiples of this."""
+        return self.patch
 
 
 def token_norm(x: Tensor) -> Tensor:
@@ -67,7 +61,7 @@ def read_text(cond: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor | N
 class PatchNetwork(nn.Module):
     """A network whose tokens are patches: what comes before its blocks and after them. Sides must be multiples of `config.patch`."""
 
-    def __init__(self, config: Sizes, blocks: Iterable[nn.Module]) -> None:
+    def __init__(self, config: PatchConfig, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.config = config
         self.embed = GlobalEmbedding(config.width, config.pooled_dim, config.num_classes, guidance=config.guidance)
