@@ -239,7 +239,8 @@ def main() -> None:
     args = parser.parse_args()
     told = {"date": date.today().isoformat(), "machine": machine(), "commit": commit(), "seconds": args.seconds,
             "narrow": args.narrow, "command": "python choices.py --emoji emoji.parquet --clothing clothing-train.parquet "
-                                              f"--narrow {args.narrow} --seconds {args.seconds:g} --num {args.num}"}
+                                              f"--narrow {args.narrow} --seconds {args.seconds:g} --num {args.num}"
+                                              f"{' --text DIR' if args.text else ''}"}
     found: dict[str, Any] = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {"about": told, "ways": {}}
     if (found["about"]["seconds"], found["about"]["narrow"]) != (args.seconds, args.narrow):
         before = f"--seconds {found['about']['seconds']:g} --narrow {found['about']['narrow']}"
