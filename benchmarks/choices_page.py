@@ -35,8 +35,8 @@ def page(found: Found, picture: str) -> str:
     parts = ["# Choices for the embedded model, at equal compute", "",
              f"{about['date']}, {about['machine']['processor']}, commit {about['commit']}; every way {about['seconds']:g} processor-seconds, seed 0, "
              f"widths divided by {about['narrow']}; `{about['command']}`.", "",
-             "Each way was trained once. What a picture costs was timed by turns with the base; how far the base's own cost is from 1 is what that errs "
-             "by. `at equal time`: the curve of the way, after as many "
+             "Each way was trained once. What a picture costs was timed by turns with the base; how far the base's own cost is from 1 is what that "
+             "errs by. `at equal time`: the curve of the way, after as many "
              "pictures as it could have seen in the time of the base. How far ways differ by chance is what the axis `seed` shows.", "",
              f"![The curves of all axes]({picture})", ""]
     for recipe, name, known in axes_of(found):
